@@ -1,0 +1,7 @@
+//! Linux mechanism of vesselrt: user namespaces, the shim, overlay mounts, layers, containers, fd-anchored files.
+//!
+//! `unsafe` is allowed in one file, `sys.rs`.
+
+pub mod layer;
+pub mod root;
+pub mod shim;

@@ -1,0 +1,4 @@
+//! The shim: one process per open vessel that owns its namespaces, mounts and commands.
+#![forbid(unsafe_code)]
+
+pub mod protocol;

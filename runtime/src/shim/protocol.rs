@@ -1,0 +1,276 @@
+//! What a client and a shim say to each other.
+//!
+//! One frame is a [`postcard`] value behind a length; descriptors ride along as `SCM_RIGHTS` (see [`super::wire`]).
+//! A connection carries one operation at a time: a request, its reply, and for [`Request::Exec`] the [`Reply::Exited`]
+//! that ends it. A connection that closes kills the command it started.
+//!
+//! Both ends are the same executable in practice; [`VERSION`] guards the case of an upgrade while a shim runs.
+#![forbid(unsafe_code)]
+
+use serde::{Deserialize, Serialize};
+
+/// Version of the protocol; a client refuses a shim of another one.
+pub const VERSION: u32 = 1;
+
+/// Which program stacks the layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Driver {
+    /// The kernel's overlayfs with `userxattr`.
+    Kernel,
+    /// `fuse-overlayfs` of the host.
+    Fuse,
+}
+
+/// What is mounted: the layers of a vessel, topmost first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountSpec {
+    /// Sealed snapshot layers, topmost first: names of directories under `layers/`, each with its tree in `fs`.
+    pub sealed: Vec<String>,
+    /// Image layers, topmost first: names of directories under `images/layers/`, each with its tree in `fs`.
+    pub image: Vec<String>,
+    /// The writable layer: directory `gen-N` of the vessel, with `fs` (upperdir) and `work` (workdir).
+    pub generation: u64,
+    /// The vessel is thrown away at the end: skip every sync of the file system (overlayfs `volatile`).
+    pub volatile: bool,
+    /// Which program stacks them.
+    pub driver: Driver,
+}
+
+/// The first frame a shim reads, on its standard input.
+///
+/// Descriptors with it, in order: `images/layers`, `layers`, the vessel's directory, the listening socket, the lock.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ShimConfig {
+    /// Must be [`VERSION`].
+    pub version: u32,
+    /// What to mount.
+    pub mount: MountSpec,
+    /// Host name inside.
+    pub hostname: String,
+}
+
+/// Who runs a command: names or numbers as in the `User` field of an image configuration, resolved inside the vessel.
+pub type UserSpec = String;
+
+/// A command to run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecRequest {
+    /// Program and arguments; the program is searched in the `PATH` of `env`.
+    pub argv: Vec<Vec<u8>>,
+    /// `KEY=VALUE` entries: the whole environment, except that `HOME` and (with a terminal) `TERM` are added if missing.
+    pub env: Vec<Vec<u8>>,
+    /// Absolute directory inside, created (0755) if missing.
+    pub cwd: Vec<u8>,
+    /// Empty is root.
+    pub user: UserSpec,
+    /// Give the command a terminal of this many rows and columns; its other end is the descriptor of [`Reply::Started`].
+    pub terminal: Option<(u16, u16)>,
+    /// Throw away what the command writes.
+    pub ephemeral: bool,
+}
+
+/// A request. Paths are bytes, resolved under the root of the vessel.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Request {
+    /// Asks who is there. Reply: [`Reply::Hello`].
+    Hello,
+    /// Stay (true) or leave (false) when the last connection closes. Reply: [`Reply::Done`].
+    Keep(bool),
+    /// Kill every command, unmount and leave; with `destroy`, remove the writable layer too (a `--rm` vessel).
+    /// Reply: [`Reply::Done`], then the connection closes when the shim is gone.
+    Shutdown {
+        /// Remove the content of the writable layer.
+        destroy: bool,
+    },
+    /// Opens a file. Reply: [`Reply::File`] and one descriptor.
+    Open {
+        /// Path inside.
+        path: Vec<u8>,
+        /// `O_*` flags; only access mode, `APPEND`, `CREATE`, `EXCL`, `TRUNC`, `NOFOLLOW`, `DIRECTORY` are taken.
+        flags: u32,
+        /// Permission bits of a created file.
+        mode: u32,
+    },
+    /// Replaces a file as a whole with the content of the one descriptor sent along (read to its end).
+    /// Reply: [`Reply::Done`]. Either the old content stays or the new is there.
+    WriteFile {
+        /// Path inside.
+        path: Vec<u8>,
+        /// Permission bits if the file is created.
+        mode: u32,
+    },
+    /// Reply: [`Reply::Stat`].
+    Stat {
+        /// Path inside.
+        path: Vec<u8>,
+        /// Follow a symlink at the end.
+        follow: bool,
+    },
+    /// Lists a directory, sorted by name. Reply: [`Reply::Entries`].
+    ReadDir {
+        /// Path inside.
+        path: Vec<u8>,
+    },
+    /// Reply: [`Reply::Done`].
+    MakeDir {
+        /// Path inside.
+        path: Vec<u8>,
+        /// Permission bits.
+        mode: u32,
+        /// Create what is missing above it too, and do not mind if it is there.
+        parents: bool,
+    },
+    /// Removes a file or a directory. Reply: [`Reply::Done`].
+    Remove {
+        /// Path inside.
+        path: Vec<u8>,
+        /// With everything in it.
+        recursive: bool,
+    },
+    /// Renames; copies and removes where overlayfs cannot (`EXDEV` of a directory from a lower layer). Reply: [`Reply::Done`].
+    Rename {
+        /// Path inside.
+        from: Vec<u8>,
+        /// Path inside.
+        to: Vec<u8>,
+    },
+    /// Runs a command with the three descriptors sent along as its standard streams (none with a terminal).
+    /// Replies: [`Reply::Started`], later [`Reply::Exited`].
+    Exec(Box<ExecRequest>),
+    /// Sends a signal to the command that this connection runs; there is no reply.
+    Signal(i32),
+    /// Packs the tree at `path` as a plain tar to the descriptor sent along (a worker does it). Reply: [`Reply::Done`].
+    CopyOut {
+        /// Path inside.
+        path: Vec<u8>,
+    },
+    /// Unpacks a plain tar from the descriptor sent along into the directory `path` (a worker does it). Reply: [`Reply::Done`].
+    CopyIn {
+        /// Path inside.
+        path: Vec<u8>,
+    },
+    /// Makes the mount read-only, so that the writable layer cannot change. Reply: [`Reply::Done`], or a
+    /// [`FaultKind::Busy`] fault when a command runs or a file is open for writing. Reads go on.
+    Quiesce,
+    /// Ends [`Request::Quiesce`]. Reply: [`Reply::Done`].
+    Resume,
+    /// Packs the writable layer as a snapshot archive (uncompressed tar) to the descriptor sent along. Only when
+    /// quiesced. Reply: [`Reply::Packed`].
+    PackUpper,
+    /// Mounts other layers instead, after [`Request::Quiesce`]. Reply: [`Reply::Done`].
+    Remount(MountSpec),
+}
+
+/// A reply.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Reply {
+    /// Who is there.
+    Hello {
+        /// [`VERSION`] of the shim.
+        version: u32,
+        /// Process id of the shim as the client sees it is not known to it; this is its own view.
+        pid: u32,
+        /// Commands that run.
+        running: u32,
+        /// Whether [`Request::Keep`] is on.
+        kept: bool,
+        /// What is mounted.
+        driver: Driver,
+    },
+    /// Done, nothing to say.
+    Done,
+    /// The file, as the one descriptor sent along.
+    File,
+    /// Metadata.
+    Stat(Box<FileStat>),
+    /// Entries of a directory with their metadata (of the entry itself, symlinks not followed).
+    Entries(Vec<(Vec<u8>, FileStat)>),
+    /// The command runs; with a terminal its other end is sent along.
+    Started,
+    /// The command ended.
+    Exited(ExitStatus),
+    /// The snapshot archive is written.
+    Packed(Packed),
+    /// It failed.
+    Failed(Fault),
+}
+
+/// How a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExitStatus {
+    /// By itself, with this code.
+    Code(i32),
+    /// By this signal.
+    Signal(i32),
+}
+
+/// Facts about a written snapshot archive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Packed {
+    /// Lower-case hexadecimal SHA-256 of the uncompressed tar.
+    pub sha256: String,
+    /// Bytes of the uncompressed tar.
+    pub size: u64,
+    /// Entries in it.
+    pub entries: u64,
+    /// What could not be kept (sockets), for the user to know.
+    pub skipped: Vec<String>,
+}
+
+/// Metadata of a file as stat(2) has it, ids as the vessel sees them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileStat {
+    /// `st_mode`: type and permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Bytes.
+    pub size: u64,
+    /// Seconds since 1970 and nanoseconds.
+    pub mtime: (i64, u32),
+    /// Inode number.
+    pub ino: u64,
+    /// Hard links.
+    pub nlink: u64,
+    /// Target, of a symlink whose stat did not follow it.
+    pub target: Option<Vec<u8>>,
+}
+
+/// What kind of failure a [`Fault`] is; the facade maps it to its own error kinds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FaultKind {
+    /// No such file, command, user, …
+    NotFound,
+    /// It exists.
+    AlreadyExists,
+    /// The request makes no sense.
+    InvalidArgument,
+    /// Something else uses it now.
+    Busy,
+    /// Not allowed.
+    PermissionDenied,
+    /// The host cannot do it.
+    Unsupported,
+    /// A limit was met.
+    LimitExceeded,
+    /// What was read is not what it must be.
+    Integrity,
+    /// Anything else: an I/O error, a bug.
+    Internal,
+}
+
+/// A failure as it crosses the socket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Fault {
+    /// What kind it is.
+    pub kind: FaultKind,
+    /// What failed, with its arguments and its causes, outermost first: told once.
+    pub message: String,
+    /// The errno, where a system call failed.
+    pub errno: Option<i32>,
+    /// What the user can do about it.
+    pub remedy: Option<String>,
+}

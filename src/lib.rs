@@ -1,0 +1,2 @@
+//! vesselrt: workspaces for AI agents on plain Linux.
+#![forbid(unsafe_code)]

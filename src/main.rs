@@ -1,0 +1,3 @@
+//! The `vesselrt` binary.
+#![forbid(unsafe_code)]
+fn main() {}

@@ -1,0 +1,2 @@
+//! Durable bytes of vesselrt.
+#![forbid(unsafe_code)]
