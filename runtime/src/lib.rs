@@ -2,6 +2,13 @@
 //!
 //! `unsafe` is allowed in one file, `sys.rs`.
 
+pub mod idmap;
+pub mod launch;
 pub mod layer;
 pub mod root;
 pub mod shim;
+pub mod worker;
+
+/// Becomes a shim or a worker when this process was started as one, and then does not return; otherwise returns at
+/// once and remembers that it was called. Must be the first line of `main`, before any thread exists.
+pub fn init() {}
