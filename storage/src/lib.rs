@@ -11,14 +11,17 @@
 pub mod backend;
 pub mod compressed;
 pub mod compression;
+pub mod conformance;
 pub mod digest;
 mod dir;
 pub mod error;
 pub mod id;
 pub mod json;
 pub mod local;
+pub mod manifest;
 pub mod memory;
 mod pipe;
+pub mod reference;
 pub mod verify;
 
 pub use backend::{ByteStream, Storage};
@@ -28,4 +31,6 @@ pub use dir::FileError;
 pub use error::{Result, StorageError, StorageErrorKind};
 pub use id::{IdGenerator, UniqueIdGenerator, validate_id};
 pub use local::LocalStorage;
+pub use manifest::{SnapshotManifest, VesselManifest};
 pub use memory::MemoryStorage;
+pub use reference::Reference;
