@@ -5,3 +5,4 @@
 pub mod layer;
 pub mod root;
 pub mod shim;
+pub mod subid;
