@@ -5,4 +5,6 @@
 pub mod layer;
 pub mod root;
 pub mod shim;
+pub mod spec;
 pub mod subid;
+pub mod user;
