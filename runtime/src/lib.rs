@@ -9,8 +9,10 @@ pub mod layer;
 mod overlay;
 pub mod root;
 pub mod shim;
+pub mod spec;
 pub mod subid;
 mod sys;
+pub mod user;
 pub mod worker;
 
 pub use entry::init;
