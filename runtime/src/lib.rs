@@ -4,6 +4,7 @@
 
 pub mod layer;
 pub mod root;
+pub mod seccomp;
 pub mod shim;
 pub mod spec;
 pub mod subid;
