@@ -8,6 +8,7 @@ pub mod launch;
 pub mod layer;
 mod overlay;
 pub mod root;
+pub mod seccomp;
 pub mod shim;
 pub mod spec;
 pub mod subid;
