@@ -1,13 +1,27 @@
 //! Starting the processes of this runtime: shims and workers.
+//!
+//! The new process enters a user namespace of its own and asks for its id maps; this side writes them, because only a
+//! process outside the namespace may (see [`idmap`](crate::idmap)). Its standard input is the socket to it; nothing
+//! else is inherited: no environment, no descriptor, no working directory.
 #![forbid(unsafe_code)]
 
-use std::os::fd::BorrowedFd;
-use std::path::{Path, PathBuf};
-use std::process::Child;
+mod maps;
 
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+pub(crate) use maps::helper;
+pub use maps::host_mapping;
+
+use crate::entry::{self, Boot, Role};
 use crate::idmap::IdMapping;
 use crate::shim::client::{CallError, Connection};
-use crate::shim::protocol::ShimConfig;
+use crate::shim::protocol::{Fault, Reply, ShimConfig};
+use crate::shim::wire;
 use crate::worker::Worker;
 
 /// Why a process of the runtime could not be started.
@@ -73,8 +87,19 @@ impl Launcher {
     /// # Errors
     /// [`LaunchError::Unsupported`] when there is no such executable.
     pub fn new(shim_path: Option<&Path>, ids: IdMapping) -> Result<Self, LaunchError> {
-        let _ = shim_path;
-        Ok(Self { exe: PathBuf::new(), ids })
+        let exe = match shim_path {
+            Some(path) => path.to_path_buf(),
+            None if entry::init_was_called() => PathBuf::from("/proc/self/exe"),
+            None => {
+                return Err(LaunchError::Unsupported {
+                    what: "this program cannot become the shim of a vessel".to_owned(),
+                    remedy: "call vesselrt::init() as the first line of main, or set ManagerConfig::shim_path to \
+                             the vesselrt executable"
+                        .to_owned(),
+                });
+            }
+        };
+        Ok(Self { exe, ids })
     }
 
     /// The mapping.
@@ -88,8 +113,14 @@ impl Launcher {
     /// # Errors
     /// [`LaunchError`].
     pub fn shim(&self, config: &ShimConfig, dirs: ShimDirs<'_>) -> Result<ShimProcess, LaunchError> {
-        let _ = (&self.exe, config, dirs);
-        todo!("next commit")
+        let Started { socket, child } = self.start(Role::Shim)?;
+        let fds = [dirs.image_layers, dirs.sealed_layers, dirs.vessel, dirs.listener, dirs.lock];
+        let mut connection = Connection::new(socket);
+        wire::send(connection.socket(), config, &fds).map_err(CallError::Lost)?;
+        match connection.receive()?.0 {
+            Reply::Done => Ok(ShimProcess { connection, child: child.release() }),
+            _ => Err(CallError::Unexpected("start of a shim").into()),
+        }
     }
 
     /// Starts a worker.
@@ -97,15 +128,91 @@ impl Launcher {
     /// # Errors
     /// [`LaunchError`].
     pub fn worker(&self) -> Result<Worker, LaunchError> {
-        todo!("next commit")
+        let Started { socket, child } = self.start(Role::Worker)?;
+        Ok(Worker::new(socket, child.release()))
+    }
+
+    fn start(&self, role: Role) -> Result<Started, LaunchError> {
+        let (ours, theirs) = UnixStream::pair().map_err(|e| step("socketpair(AF_UNIX)", e))?;
+        let child = Command::new(&self.exe)
+            .arg0(role.outer_name())
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|e| step(format!("spawn {:?} as {}", self.exe, role.outer_name()), e))?;
+        let child = Reaped(Some(child));
+        self.boot(&ours, child.id())?;
+        Ok(Started { socket: ours, child })
+    }
+
+    /// Answers the questions of a process that enters its user namespace, until it has.
+    fn boot(&self, socket: &UnixStream, pid: u32) -> Result<(), LaunchError> {
+        let count = self.ids.count();
+        let begin = Boot::Begin { single: self.ids.is_single(), ids: count };
+        wire::send(socket, &begin, &[]).map_err(CallError::Lost)?;
+        expect_boot(socket, &Boot::Unshared)?;
+        maps::write(pid, &self.ids)?;
+        wire::send(socket, &Boot::Mapped, &[]).map_err(CallError::Lost)?;
+        expect_boot(socket, &Boot::Ready)
     }
 }
 
-/// The mapping that this user can have on this host: all of the user's subordinate ids where there are any and
-/// `newuidmap`/`newgidmap` are installed, one id otherwise; for real root a high range of its own.
-///
-/// # Errors
-/// [`LaunchError::Start`] when the tables of subordinate ids cannot be read.
-pub fn host_mapping() -> Result<IdMapping, LaunchError> {
-    todo!("next commit")
+struct Started {
+    socket: UnixStream,
+    child: Reaped,
+}
+
+/// A child that is killed and reaped unless it is released: no failed start leaves a zombie.
+struct Reaped(Option<Child>);
+
+impl Reaped {
+    fn id(&self) -> u32 {
+        self.0.as_ref().map_or(0, Child::id)
+    }
+
+    fn release(mut self) -> Child {
+        self.0.take().expect("a child is released once")
+    }
+}
+
+impl Drop for Reaped {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn expect_boot(socket: &UnixStream, wanted: &Boot) -> Result<(), LaunchError> {
+    match wire::recv::<Boot>(socket).map_err(CallError::Lost)? {
+        Some((Boot::Failed(fault), _)) => Err(fault_of_boot(fault)),
+        Some((got, _)) if got == *wanted => Ok(()),
+        Some(_) => Err(CallError::Unexpected("start of a process").into()),
+        None => Err(LaunchError::Unsupported {
+            what: "the executable started as the shim ended without a word".to_owned(),
+            remedy: "its main must call vesselrt::init() first; set ManagerConfig::shim_path to the vesselrt executable"
+                .to_owned(),
+        }),
+    }
+}
+
+fn fault_of_boot(fault: Fault) -> LaunchError {
+    match fault.remedy {
+        Some(remedy) => LaunchError::Unsupported { what: fault.message, remedy },
+        None => CallError::Fault(fault).into(),
+    }
+}
+
+fn step(step: impl Into<String>, source: io::Error) -> LaunchError {
+    LaunchError::Start { step: step.into(), source }
+}
+
+impl AsFd for ShimProcess {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.connection.as_fd()
+    }
 }

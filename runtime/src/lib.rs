@@ -2,13 +2,18 @@
 //!
 //! `unsafe` is allowed in one file, `sys.rs`.
 
+mod entry;
 pub mod idmap;
 pub mod launch;
 pub mod layer;
+mod overlay;
 pub mod root;
+pub mod seccomp;
 pub mod shim;
+pub mod spec;
+pub mod subid;
+mod sys;
+pub mod user;
 pub mod worker;
 
-/// Becomes a shim or a worker when this process was started as one, and then does not return; otherwise returns at
-/// once and remembers that it was called. Must be the first line of `main`, before any thread exists.
-pub fn init() {}
+pub use entry::init;

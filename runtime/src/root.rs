@@ -57,6 +57,16 @@ impl Root {
         open_in(self.fd.as_fd(), path, flags, mode)
     }
 
+    /// Opens `path` under the root and fails with `ELOOP` on any symlink on the way. With `PATH | NOFOLLOW` in `flags` a
+    /// symlink as the last component is opened itself.
+    ///
+    /// # Errors
+    /// Those of openat2(2); `EBUSY` when the tree kept changing under the lookup.
+    pub fn open_without_symlinks(&self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS;
+        open_resolving(self.fd.as_fd(), path, flags, 0, resolve)
+    }
+
     /// Opens the parent directory of `path` and names the last component, which is not looked at.
     ///
     /// # Errors
@@ -93,11 +103,20 @@ fn trim_trailing_slashes(path: &Path) -> &Path {
 /// # Errors
 /// Those of openat2(2); `EBUSY` when the tree kept changing under the lookup.
 pub fn open_in(root: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: u32) -> io::Result<OwnedFd> {
+    open_resolving(root, path, flags, mode, ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
+}
+
+fn open_resolving(
+    root: BorrowedFd<'_>,
+    path: &Path,
+    flags: OFlags,
+    mode: u32,
+    resolve: ResolveFlags,
+) -> io::Result<OwnedFd> {
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     // openat2 refuses a mode without O_CREAT, where openat ignores it.
     let creates = flags.intersects(OFlags::CREATE) || flags.contains(OFlags::TMPFILE);
     let mode = if creates { Mode::from_raw_mode(mode & 0o7777) } else { Mode::empty() };
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     for _ in 0..RETRIES {
         match rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, mode, resolve) {
             Err(Errno::AGAIN | Errno::INTR) => {}

@@ -62,6 +62,10 @@ impl Connection {
         }
     }
 
+    pub(crate) fn socket(&self) -> &UnixStream {
+        &self.socket
+    }
+
     fn greeted(mut self) -> Result<Self, CallError> {
         match self.call(&Request::Hello, &[])?.0 {
             Reply::Hello { version: VERSION, .. } => Ok(self),

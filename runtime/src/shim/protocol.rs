@@ -257,6 +257,10 @@ pub enum FaultKind {
     LimitExceeded,
     /// What was read is not what it must be.
     Integrity,
+    /// The program of a command is not there (exit code 127 of a shell).
+    CommandNotFound,
+    /// The program of a command cannot be executed (exit code 126 of a shell).
+    CommandNotExecutable,
     /// Anything else: an I/O error, a bug.
     Internal,
 }

@@ -1,0 +1,162 @@
+//! The shim's own root file system: a tmpfs with nothing of the host in it but devices and `/proc`.
+//!
+//! ```text
+//! /merged          the overlay of the vessel
+//! /scratch/N       overlays of commands that leave nothing behind
+//! /files           generated resolv.conf, hosts, hostname
+//! /bundle /state   what libcontainer wants to see
+//! /dev /proc /sys  null, zero, full, random, urandom, tty of the host; its /proc; a sysfs of our network namespace
+//!                  with a cgroup2 of our own on it (rootless libcontainer cannot use a v1 or hybrid tree)
+//! ```
+//!
+//! libcontainer prepares a container by paths, before it pivots; an image that makes `/dev` a symlink can only ever lead
+//! it into this tmpfs (CVE-2026-41579 and its kind).
+#![forbid(unsafe_code)]
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use rustix::fs::CWD;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+    fsconfig_create, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+};
+
+/// Where the vessel is mounted.
+pub(super) const MERGED: &str = "/merged";
+/// Where throw-away overlays are mounted.
+pub(super) const SCRATCH: &str = "/scratch";
+/// Generated files that are bound into containers.
+pub(super) const FILES: &str = "/files";
+/// libcontainer's bundle.
+pub(super) const BUNDLE: &str = "/bundle";
+/// libcontainer's state.
+pub(super) const STATE: &str = "/state";
+
+const DIRS: [&str; 8] = ["merged", "scratch", "files", "bundle", "state", "dev", "proc", "sys"];
+const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
+/// Places where the new root may be attached for the moment before it becomes the root: any directory does.
+const STEPPING_STONES: [&str; 4] = ["/tmp", "/run", "/mnt", "/dev"];
+
+/// A step that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{step}: {source}")]
+pub(super) struct HouseError {
+    step: String,
+    source: io::Error,
+}
+
+impl HouseError {
+    pub(super) fn errno(&self) -> Option<i32> {
+        self.source.raw_os_error()
+    }
+}
+
+fn at(step: impl Into<String>) -> impl FnOnce(io::Error) -> HouseError {
+    let step = step.into();
+    move |source| HouseError { step, source }
+}
+
+/// The new root, attached but not yet the root: fuse-overlayfs has to be started while the host's files are in sight.
+#[derive(Debug)]
+pub(super) struct Site {
+    stone: &'static str,
+}
+
+impl Site {
+    /// Builds the tree in a fresh tmpfs.
+    pub(super) fn build(hostname: &str) -> Result<Self, HouseError> {
+        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+        rustix::mount::mount_change("/", private).map_err(|e| at("make / private")(e.into()))?;
+        let stone = STEPPING_STONES
+            .into_iter()
+            .find(|dir| Path::new(dir).is_dir())
+            .ok_or_else(|| at("find a directory to mount on")(io::ErrorKind::NotFound.into()))?;
+        // The host's devices and /proc are taken before anything can cover them.
+        let devices = DEVICES.map(|name| (name, clone_tree(&format!("/dev/{name}"), false)));
+        let proc = clone_tree("/proc", true).map_err(at("clone /proc"))?;
+        let tmpfs = file_system("tmpfs", &[("mode", "0755"), ("size", "16m")], MountAttrFlags::MOUNT_ATTR_NODEV)
+            .map_err(at("mount a tmpfs"))?;
+        attach(&tmpfs, Path::new(stone)).map_err(at(format!("attach the new root at {stone}")))?;
+        let site = Self { stone };
+        for dir in DIRS {
+            fs::create_dir(site.path(dir)).map_err(at(format!("mkdir /{dir}")))?;
+        }
+        attach(&proc, &site.path("proc")).map_err(at("attach /proc"))?;
+        site.attach_devices(devices)?;
+        site.attach_sys()?;
+        site.write_files(hostname)?;
+        Ok(site)
+    }
+
+    /// A path of the new root as it is now.
+    pub(super) fn path(&self, inside: &str) -> std::path::PathBuf {
+        Path::new(self.stone).join(inside.trim_start_matches('/'))
+    }
+
+    fn attach_devices(&self, devices: [(&str, io::Result<OwnedFd>); DEVICES.len()]) -> Result<(), HouseError> {
+        for (name, device) in devices {
+            let target = self.path("dev").join(name);
+            File::create(&target).map_err(at(format!("create /dev/{name}")))?;
+            device.and_then(|mount| attach(&mount, &target)).map_err(at(format!("attach /dev/{name}")))?;
+        }
+        Ok(())
+    }
+
+    fn attach_sys(&self) -> Result<(), HouseError> {
+        let flags = MountAttrFlags::MOUNT_ATTR_NODEV
+            | MountAttrFlags::MOUNT_ATTR_NOSUID
+            | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        let sys = file_system("sysfs", &[], flags).map_err(at("mount sysfs"))?;
+        attach(&sys, &self.path("sys")).map_err(at("attach /sys"))?;
+        let cgroup = file_system("cgroup2", &[], flags).map_err(at("mount cgroup2"))?;
+        attach(&cgroup, &self.path("sys/fs/cgroup")).map_err(at("attach /sys/fs/cgroup"))
+    }
+
+    fn write_files(&self, hostname: &str) -> Result<(), HouseError> {
+        let hosts = format!(
+            "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{hostname}\n"
+        );
+        let files = [
+            ("hosts", hosts),
+            ("hostname", format!("{hostname}\n")),
+            ("resolv.conf", "# this vessel has no network\n".to_owned()),
+        ];
+        for (name, text) in files {
+            fs::write(self.path("files").join(name), text).map_err(at(format!("write {FILES}/{name}")))?;
+        }
+        Ok(())
+    }
+
+    /// Makes it the root and lets go of the host's.
+    pub(super) fn move_in(self) -> Result<(), HouseError> {
+        nix::unistd::chdir(self.stone).map_err(|e| at("chdir to the new root")(e.into()))?;
+        // pivot_root(".", ".") stacks the old root on the new one, from where it is detached: pivot_root(2).
+        rustix::process::pivot_root(".", ".").map_err(|e| at("pivot_root")(e.into()))?;
+        rustix::mount::unmount(".", UnmountFlags::DETACH).map_err(|e| at("detach the old root")(e.into()))?;
+        nix::unistd::chdir("/").map_err(|e| at("chdir /")(e.into()))
+    }
+}
+
+fn clone_tree(path: &str, recursive: bool) -> io::Result<OwnedFd> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    Ok(open_tree(CWD, path, flags)?)
+}
+
+fn file_system(kind: &str, options: &[(&str, &str)], attrs: MountAttrFlags) -> io::Result<OwnedFd> {
+    let fs = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for (key, value) in options {
+        fsconfig_set_string(&fs, *key, *value)?;
+    }
+    fsconfig_create(&fs)?;
+    Ok(fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attrs)?)
+}
+
+fn attach(mount: &OwnedFd, target: &Path) -> io::Result<()> {
+    Ok(move_mount(mount, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
+}

@@ -1,0 +1,127 @@
+//! The one file with `unsafe`: system calls that no crate of ours wraps safely.
+//!
+//! Every block says why it is needed (JUSTIFICATION) and why it is sound (SAFETY).
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command};
+
+use nix::libc;
+use nix::sys::signal::{SigHandler, Signal};
+use rustix::process::Pid;
+
+/// Closes every descriptor from `first` on (close_range(2)).
+///
+/// Only for a process that has just begun or is about to be replaced: descriptors that some value owns are closed too.
+pub(crate) fn close_from(first: u32) -> io::Result<()> {
+    // JUSTIFICATION: neither rustix nor nix wraps close_range.
+    // SAFETY: no memory is involved. Closing owned descriptors could confuse their owners; callers are processes in
+    // which such owners are never used or dropped afterwards (start of a shim, a forked child before exec or exit).
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Makes the mount whose root is `mount` is read-only or writable (mount_setattr(2)).
+///
+/// # Errors
+/// `EBUSY` when it is to become read-only while something is open for writing on it.
+pub(crate) fn set_mount_read_only(mount: impl AsFd, read_only: bool) -> io::Result<()> {
+    /// `struct mount_attr` of linux/mount.h.
+    #[repr(C)]
+    struct MountAttr {
+        set: u64,
+        clear: u64,
+        propagation: u64,
+        userns_fd: u64,
+    }
+    const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
+    let (set, clear) = if read_only { (RDONLY, 0) } else { (0, RDONLY) };
+    let attr = MountAttr { set, clear, propagation: 0, userns_fd: 0 };
+    // JUSTIFICATION: neither rustix nor nix wraps mount_setattr.
+    // SAFETY: the path is a NUL-terminated constant, `attr` outlives the call and its size is passed with it.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attr,
+            size_of::<MountAttr>(),
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Forks; the child runs `child` and exits with what it returns.
+///
+/// # Errors
+/// Those of fork(2); `EDEADLK` when this process has more than one thread.
+pub(crate) fn fork(child: impl FnOnce() -> i32) -> io::Result<Pid> {
+    if std::fs::read_dir("/proc/self/task")?.count() != 1 {
+        return Err(io::Error::from_raw_os_error(libc::EDEADLK));
+    }
+    // JUSTIFICATION: workers and commands need this process's mounts and, in the case of commands, must not exec a
+    // file before their credentials are dropped; posix_spawn cannot do that.
+    // SAFETY: the process has one thread (checked above), so the child's copy of memory and locks is consistent and
+    // may run any code, allocation included. The child never returns from here.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            let code = child();
+            // SAFETY: no memory is involved; destructors of the parent's values must not run in the child.
+            unsafe { libc::_exit(code) }
+        }
+        pid => Ok(Pid::from_raw(pid).expect("fork returns a positive pid to the parent")),
+    }
+}
+
+/// Spawns `command`; the kernel kills it when this thread ends.
+///
+/// # Errors
+/// Those of [`Command::spawn`].
+pub(crate) fn spawn_tied(command: &mut Command) -> io::Result<Child> {
+    let tie = || {
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+            .map_err(io::Error::from)
+    };
+    // JUSTIFICATION: std has no safe way to set the death signal of a child before it execs.
+    // SAFETY: the closure makes one system call and does not allocate: it is async-signal-safe.
+    unsafe { command.pre_exec(tie) };
+    command.spawn()
+}
+
+/// Ends this process at once, without destructors: for a container's init, whose memory is a copy of the shim's.
+pub(crate) fn exit_now(code: i32) -> ! {
+    // JUSTIFICATION: `std::process::exit` runs the C library's exit handlers of the process this one was forked from.
+    // SAFETY: no memory is involved.
+    unsafe { libc::_exit(code) }
+}
+
+/// Moves `kept` to the number `number` (3 or above) and closes every other descriptor from 3 on.
+///
+/// Only for a container's init: the descriptors that it closes belong to values of the shim, whose memory it has a
+/// copy of and never uses again.
+pub(crate) fn keep_only(kept: OwnedFd, number: RawFd) -> io::Result<OwnedFd> {
+    // JUSTIFICATION: dup3 onto a number and naming that number as owned have no safe interface.
+    // SAFETY: `number` is closed or replaced, and its former owner, if any, is never used again in this process (see
+    // above); after dup3 the number is open and owned by nobody else.
+    let moved = unsafe {
+        if libc::dup3(kept.as_raw_fd(), number, libc::O_CLOEXEC) < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        OwnedFd::from_raw_fd(number)
+    };
+    close_from(number.unsigned_abs() + 1)?;
+    std::mem::forget(kept); // closed just now
+    Ok(moved)
+}
+
+/// Gives a signal its default action.
+pub(crate) fn reset_signal(signal: Signal) -> io::Result<()> {
+    // JUSTIFICATION: nix has signal(2) as unsafe only, because of handlers.
+    // SAFETY: the default action runs no code of this process.
+    unsafe { nix::sys::signal::signal(signal, SigHandler::SigDfl) }?;
+    Ok(())
+}
