@@ -54,6 +54,9 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 }
 
 fn kind_of(error: &io::Error) -> FaultKind {
+    if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) {
+        return FaultKind::InvalidArgument; // std's name for it is not stable
+    }
     match error.kind() {
         io::ErrorKind::NotFound => FaultKind::NotFound,
         io::ErrorKind::AlreadyExists => FaultKind::AlreadyExists,
@@ -62,7 +65,6 @@ fn kind_of(error: &io::Error) -> FaultKind {
         | io::ErrorKind::NotADirectory
         | io::ErrorKind::IsADirectory
         | io::ErrorKind::DirectoryNotEmpty
-        | io::ErrorKind::FilesystemLoop
         | io::ErrorKind::InvalidFilename => FaultKind::InvalidArgument,
         io::ErrorKind::ResourceBusy => FaultKind::Busy,
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
