@@ -71,6 +71,10 @@ pub enum Dialect {
 pub enum TreeFormat {
     /// A layer of the kernel's overlay with `userxattr`.
     Overlay,
+    /// A writable layer of fuse-overlayfs: only read. Its opaque directories have an attribute of its own name and the
+    /// file `.wh..wh..opq`; where it may not make devices its whiteouts are files `.wh.NAME`, a name that it refuses to
+    /// guests.
+    FuseOverlay,
     /// An ordinary directory.
     Plain,
 }
@@ -87,4 +91,12 @@ pub enum IdPolicy {
     Squash,
     /// Owners are left to whoever unpacks.
     Ignore,
+}
+
+impl IdPolicy {
+    /// What becomes of owners where ids `0..count` are mapped.
+    #[must_use]
+    pub fn for_ids(count: u32) -> Self {
+        if count > 1 { Self::Keep { count } } else { Self::Squash }
+    }
 }

@@ -8,7 +8,7 @@ mod commands;
 mod container_init;
 pub(crate) mod fault;
 mod house;
-mod jobs;
+pub(crate) mod jobs;
 mod loopback;
 mod mounted;
 pub mod protocol;

@@ -10,20 +10,10 @@ use std::process::Child;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::layer::Compression;
 use crate::shim::client::CallError;
 use crate::shim::protocol::Packed;
 use crate::shim::wire;
-
-/// How a blob is compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Compression {
-    /// A plain tar.
-    None,
-    /// RFC 1952.
-    Gzip,
-    /// RFC 8878.
-    Zstd,
-}
 
 /// What a worker is to do. Digests are lower-case hexadecimal SHA-256.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::os::fd::BorrowedFd;
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::report::UnpackReport;
@@ -13,7 +14,7 @@ use super::tar::TarReader;
 use super::unpack::{UnpackError, UnpackOptions, unpack_entries};
 
 /// How a blob is compressed, as its media type says. Nothing else is ever guessed or run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Compression {
     /// A bare tar.
     None,

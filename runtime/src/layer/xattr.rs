@@ -80,7 +80,23 @@ pub(crate) fn from_disk(name: &[u8], dialect: Dialect, format: TreeFormat) -> Fr
             };
         }
     }
+    if format == TreeFormat::FuseOverlay
+        && let Some(known) = from_fuse(name)
+    {
+        return known;
+    }
     if travels(name, dialect) { FromDisk::Keep(name.to_vec()) } else { FromDisk::Drop }
+}
+
+/// fuse-overlayfs marks opaque directories under three names, one after the other, by what it may set; it has no
+/// escaping, so a guest's attribute of such a name cannot be told from its own.
+fn from_fuse(name: &[u8]) -> Option<FromDisk> {
+    let opaque: [&[u8]; 3] = [OPAQUE, b"user.fuseoverlayfs.opaque", b"trusted.overlay.opaque"];
+    if opaque.contains(&name) {
+        return Some(FromDisk::Opaque);
+    }
+    let own: [&[u8]; 4] = [OVERLAY, b"user.fuseoverlayfs.", b"trusted.overlay.", b"user.containers."];
+    own.iter().any(|prefix| name.starts_with(prefix)).then_some(FromDisk::Private)
 }
 
 /// Whether an attribute means the same on every machine.

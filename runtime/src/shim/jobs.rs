@@ -11,13 +11,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use rustix::fs::OFlags;
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags};
 
+use super::fault::{pack_fault, unpack_fault};
 use super::mounted::Mounted;
-use super::protocol::{Driver, Fault, FaultKind, Reply};
+use super::protocol::{Driver, Fault, FaultKind, Packed, Reply};
 use super::wire;
-use crate::layer::{self, TreeFormat};
+use crate::layer::{self, Dialect, IdPolicy, PackOptions, TreeFormat, UnpackOptions};
 use crate::sys;
 
 /// What is to be done.
@@ -70,27 +71,43 @@ fn run(task: &Task, stream: OwnedFd, mounted: &Mounted, ids: u32) -> Result<Repl
     let stream = File::from(stream);
     match task {
         Task::PackUpper => {
+            let upper = readable(&mounted.upper)?;
             let format = match mounted.spec.driver {
                 Driver::Kernel => TreeFormat::Overlay,
                 Driver::Fuse => TreeFormat::FuseOverlay,
             };
-            layer::pack_snapshot(mounted.upper.as_fd(), stream, format)
-                .map(Reply::Packed)
-                .map_err(|e| layer::pack_fault("pack the writable layer", &e))
+            let options = PackOptions::new(Dialect::Snapshot, format);
+            let packed = layer::pack_snapshot(upper.as_fd(), stream, &options)
+                .map_err(|e| pack_fault("pack the writable layer", &e))?;
+            Ok(Reply::Packed(described(packed)))
         }
         Task::CopyOut { path } => {
             let tree = directory(mounted, path)?;
-            layer::pack_plain(tree.as_fd(), stream)
+            layer::pack(tree.as_fd(), stream, &PackOptions::new(Dialect::Plain, TreeFormat::Plain))
                 .map(|_| Reply::Done)
-                .map_err(|e| layer::pack_fault("copy out of the vessel", &e))
+                .map_err(|e| pack_fault("copy out of the vessel", &e))
         }
         Task::CopyIn { path } => {
-            let tree = directory(mounted, path)?;
-            layer::extract_plain(stream, tree.as_fd(), ids)
+            let at = Path::new(OsStr::from_bytes(path.strip_prefix(b"/").unwrap_or(path)));
+            let options = UnpackOptions::new(Dialect::Plain, TreeFormat::Plain, IdPolicy::for_ids(ids));
+            layer::extract(stream, mounted.root.as_fd(), at, &options)
                 .map(|_| Reply::Done)
-                .map_err(|e| layer::unpack_fault("copy into the vessel", &e))
+                .map_err(|e| unpack_fault("copy into the vessel", &e))
         }
     }
+}
+
+/// The descriptor of the upper directory is a path only.
+fn readable(dir: &OwnedFd) -> Result<OwnedFd, Fault> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat(dir, ".", flags, Mode::empty())
+        .map_err(|e| Fault::io("open the writable layer", &e.into()))
+}
+
+/// What a client is told of a packed archive.
+pub(crate) fn described(packed: layer::Packed) -> Packed {
+    let skipped = packed.report.warnings.list().iter().map(ToString::to_string).collect();
+    Packed { sha256: packed.sha256, size: packed.size, entries: packed.report.entries, skipped }
 }
 
 fn directory(mounted: &Mounted, path: &[u8]) -> Result<OwnedFd, Fault> {

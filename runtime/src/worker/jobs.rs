@@ -1,15 +1,17 @@
 //! What a worker does for each job.
 #![forbid(unsafe_code)]
 
-use std::cell::Cell;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{Mode, OFlags};
 
 use super::{Job, JobDone, Message};
-use crate::layer::{self, BlobSource};
+use crate::layer::{self, BlobSource, Dialect, IdPolicy, PackOptions, TreeFormat, UnpackOptions};
+use crate::shim::fault::{blob_fault, pack_fault, snapshot_fault};
+use crate::shim::jobs::described;
 use crate::shim::protocol::{Fault, FaultKind};
 use crate::shim::wire;
 
@@ -22,30 +24,27 @@ pub(super) fn run(job: Job, fds: Vec<OwnedFd>, socket: &UnixStream) -> Result<Jo
             let [blob, layers, dest] = exactly(fds)?;
             let lowers = open_lowers(&layers, &lowers)?;
             let lowers: Vec<BorrowedFd<'_>> = lowers.iter().map(AsFd::as_fd).collect();
-            let source = BlobSource {
-                file: File::from(blob),
-                size,
-                digest_hex: digest,
-                compression,
-                diff_id_hex: diff_id,
-            };
-            let ids = mapped_ids()?;
+            let file = File::from(blob);
+            let source = BlobSource { file, size, digest_hex: digest, compression, diff_id_hex: diff_id };
             let teller = Teller::new(socket);
-            layer::unpack_image_layer(source, dest.as_fd(), &lowers, ids, &|bytes| teller.tell(bytes))
+            let options = options(Dialect::Oci)?;
+            layer::unpack_blob(&source, dest.as_fd(), &lowers, &options, &|bytes| teller.tell(bytes))
                 .map(|report| done(&report))
-                .map_err(|e| layer::unpack_fault("unpack an image layer", &e))
+                .map_err(|e| blob_fault("unpack an image layer", &e))
         }
         Job::UnpackSnapshot { sha256, size } => {
             let [archive, dest] = exactly(fds)?;
-            layer::unpack_snapshot(File::from(archive), dest.as_fd(), &sha256, size, mapped_ids()?)
+            let options = options(Dialect::Snapshot)?;
+            layer::unpack_snapshot(File::from(archive), dest.as_fd(), &[], &options, &sha256, size)
                 .map(|report| done(&report))
-                .map_err(|e| layer::unpack_fault("unpack a snapshot", &e))
+                .map_err(|e| snapshot_fault("unpack a snapshot", &e))
         }
         Job::PackTree => {
             let [tree, out] = exactly(fds)?;
-            layer::pack_plain(tree.as_fd(), File::from(out))
-                .map(JobDone::Packed)
-                .map_err(|e| layer::pack_fault("pack a directory", &e))
+            let options = PackOptions::new(Dialect::Oci, TreeFormat::Plain);
+            layer::pack_snapshot(tree.as_fd(), File::from(out), &options)
+                .map(|packed| JobDone::Packed(described(packed)))
+                .map_err(|e| pack_fault("pack a directory", &e))
         }
         Job::RemoveTree { name } => {
             let [parent] = exactly(fds)?;
@@ -71,30 +70,33 @@ fn open_lowers(layers: &OwnedFd, names: &[String]) -> Result<Vec<OwnedFd>, Fault
     names.iter().map(open).collect()
 }
 
+fn options(dialect: Dialect) -> Result<UnpackOptions, Fault> {
+    let ids = crate::idmap::mapped_here().map_err(|e| Fault::io("read /proc/self/uid_map", &e))?;
+    Ok(UnpackOptions::new(dialect, TreeFormat::Overlay, IdPolicy::for_ids(ids)))
+}
+
 fn done(report: &layer::UnpackReport) -> JobDone {
-    JobDone::Unpacked { entries: report.entries, bytes: report.bytes, warnings: report.warnings() }
+    let mut warnings: Vec<String> = report.warnings.list().iter().map(ToString::to_string).collect();
+    warnings.extend(report.warnings.counts().iter().map(|(kind, count)| format!("in all, {kind}: {count}")));
+    JobDone::Unpacked { entries: report.entries, bytes: report.bytes, warnings }
 }
 
 /// Tells the client of progress, not too often.
 struct Teller<'a> {
     socket: &'a UnixStream,
-    told: Cell<u64>,
+    told: AtomicU64,
 }
 
 impl<'a> Teller<'a> {
     fn new(socket: &'a UnixStream) -> Self {
-        Self { socket, told: Cell::new(0) }
+        Self { socket, told: AtomicU64::new(0) }
     }
 
     /// Best effort: a client that does not listen finds out by the result.
     fn tell(&self, bytes: u64) {
-        if bytes.saturating_sub(self.told.get()) >= PROGRESS_STEP {
-            self.told.set(bytes);
+        if bytes.saturating_sub(self.told.load(Ordering::Relaxed)) >= PROGRESS_STEP {
+            self.told.store(bytes, Ordering::Relaxed);
             let _ = wire::send(self.socket, &Message::Progress(bytes), &[]);
         }
     }
-}
-
-fn mapped_ids() -> Result<u32, Fault> {
-    crate::idmap::mapped_here().map_err(|e| Fault::io("read /proc/self/uid_map", &e))
 }

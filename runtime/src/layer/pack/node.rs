@@ -152,7 +152,7 @@ impl<'o, S: ChunkSink> Packer<'o, S> {
                 self.head(&Head { flag: b'2', path: &path, link: text.as_bytes(), ..head_of(&stat) }, vec![])
             }
             FileType::Fifo => self.head(&Head { flag: b'6', path: &path, ..head_of(&stat) }, vec![]),
-            FileType::CharacterDevice if stat.st_rdev == 0 && self.options.format == TreeFormat::Overlay => {
+            FileType::CharacterDevice if stat.st_rdev == 0 && self.options.format != TreeFormat::Plain => {
                 self.whiteout(&path)
             }
             FileType::CharacterDevice | FileType::BlockDevice => self.skip(WarningKind::DeviceSkipped),
@@ -168,7 +168,7 @@ impl<'o, S: ChunkSink> Packer<'o, S> {
     }
 
     /// A deletion. Whiteouts share one inode, whose owner and times mean nothing.
-    fn whiteout(&mut self, path: &[u8]) -> Result<(), PackError> {
+    pub(super) fn whiteout(&mut self, path: &[u8]) -> Result<(), PackError> {
         match self.options.dialect {
             Dialect::Snapshot => self.head(&Head { flag: b'3', path, ..EMPTY }, vec![]),
             Dialect::Oci => {

@@ -9,12 +9,16 @@ use rustix::io::Errno;
 use super::PackError;
 use super::list::NameList;
 use super::node::Packer;
-use crate::layer::Dialect;
 use crate::layer::path::escape;
 use crate::layer::stream::ChunkSink;
+use crate::layer::{Dialect, TreeFormat};
 
 /// How many directories of one branch are held open; those above are found again through `..`.
 const OPEN: usize = 32;
+
+/// How the names of fuse-overlayfs's own files begin.
+const FUSE_MARK: &[u8] = b".wh.";
+const FUSE_OPAQUE: &[u8] = b".wh..wh..opq";
 
 const READ: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
@@ -62,6 +66,10 @@ impl<S: ChunkSink> Packer<'_, S> {
                 continue;
             };
             let here = level.fd.as_ref().expect("the deepest directory is open").as_fd();
+            if self.options.format == TreeFormat::FuseOverlay && name.starts_with(FUSE_MARK) {
+                self.fuse_mark(&name)?;
+                continue;
+            }
             self.push_name(&name)?;
             let kind = if kind == FileType::Unknown { self.kind_of(here, &name)? } else { kind };
             if kind != FileType::Directory {
@@ -78,6 +86,17 @@ impl<S: ChunkSink> Packer<'_, S> {
             levels.push(next);
         }
         Ok(())
+    }
+
+    /// A file by which fuse-overlayfs says that a name is deleted. That a directory is opaque its attribute says too.
+    fn fuse_mark(&mut self, name: &[u8]) -> Result<(), PackError> {
+        let hidden = &name[FUSE_MARK.len()..];
+        if name == FUSE_OPAQUE || hidden.is_empty() {
+            return Ok(());
+        }
+        self.push_name(hidden)?;
+        let path = self.path.clone();
+        self.whiteout(&path)
     }
 
     /// Appends a name to the path and checks what the dialect can hold.

@@ -199,9 +199,7 @@ fn on_files(root: &Root, request: Request, mut fds: Vec<OwnedFd>) -> Handled {
             files::write_file(root, &name, mode, content(fds.pop())?)?;
             Reply::Done
         }
-        Request::Stat { path: name, follow } => {
-            Reply::Stat(Box::new(files::stat(root, &name, follow)?))
-        }
+        Request::Stat { path: name, follow } => Reply::Stat(Box::new(files::stat(root, &name, follow)?)),
         Request::ReadDir { path: name } => Reply::Entries(files::read_dir(root, &name)?),
         Request::MakeDir { path: name, mode, parents } => {
             files::make_dir(root, &name, mode, parents)?;
