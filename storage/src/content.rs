@@ -22,13 +22,13 @@ pub use self::index::ImageEntry;
 pub use self::lock::Lease;
 use self::lock::Mode;
 pub use self::prune::Pruned;
-use crate::digest::{Algorithm, Digest};
+use crate::digest::{Algorithm, Digest, Hasher};
 use crate::dir::Dir;
 use crate::dir::stage::{Staged, replace, sweep};
 use crate::error::{Result, StorageError};
 use crate::image::MAX_JSON_BYTES;
 use crate::json;
-use crate::verify::{Sha256Reader, VerifiedReader};
+use crate::verify::VerifiedReader;
 
 const LAYOUT_FILE: &str = "oci-layout";
 const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
@@ -86,7 +86,6 @@ impl ContentStore {
     /// `Corrupt` for content that is not as expected; `Unsupported` for an expected digest of another kind; `Io`, also for
     /// errors of `reader`.
     pub fn put_blob(&self, reader: impl Read, expected: Option<(Digest, u64)>) -> Result<(Digest, u64)> {
-        let _lease = self.lease()?;
         match expected {
             None => self.ingest(reader),
             Some((digest, size)) => {
@@ -175,17 +174,51 @@ impl ContentStore {
         self.blobs.path_of(digest.hex())
     }
 
-    fn ingest(&self, reader: impl Read) -> Result<(Digest, u64)> {
+    fn ingest(&self, mut reader: impl Read) -> Result<(Digest, u64)> {
+        let copied = self.put_with(|mut sink| {
+            copy(&mut reader, &mut sink)
+                .map_err(|e| StorageError::io("store", self.ingest.path_of("blob"), e))
+        });
+        copied.map(|((), digest, size)| (digest, size))
+    }
+
+    /// Stores what `fill` writes, unless it fails; with its result, the digest and the size.
+    pub(crate) fn put_with<T>(
+        &self,
+        fill: impl FnOnce(&mut dyn Write) -> Result<T>,
+    ) -> Result<(T, Digest, u64)> {
+        let _lease = self.lease()?;
         sweep(&self.ingest)?;
-        let mut staged = Staged::new(&self.ingest)?;
-        let mut reader = Sha256Reader::new(reader);
-        copy(&mut reader, &mut staged)
-            .map_err(|e| StorageError::io("store", self.ingest.path_of("blob"), e))?;
-        let (digest, size, _) = reader.finish();
+        let mut sink = HashedWriter {
+            inner: Staged::new(&self.ingest)?,
+            hasher: Hasher::new(Algorithm::Sha256),
+            size: 0,
+        };
+        let value = fill(&mut sink)?;
+        let (digest, size) = (sink.hasher.finish(), sink.size);
         if !self.has_blob(&digest, size)? {
-            staged.commit(&self.blobs, digest.hex())?;
+            sink.inner.commit(&self.blobs, digest.hex())?;
         }
-        Ok((digest, size))
+        Ok((value, digest, size))
+    }
+}
+
+/// Hashes and counts what is written.
+struct HashedWriter<'a> {
+    inner: Staged<'a>,
+    hasher: Hasher,
+    size: u64,
+}
+
+impl Write for HashedWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = Write::write(&mut self.inner, bytes)?;
+        self.hasher.update(&bytes[..n]);
+        self.size += n as u64;
+        Ok(n)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -8,6 +8,7 @@
 //! Nothing here knows of overlays, users or processes.
 #![forbid(unsafe_code)]
 
+pub mod archive;
 pub mod backend;
 pub mod compressed;
 pub mod compression;
