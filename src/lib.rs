@@ -51,7 +51,7 @@ pub use vessel::exec::{ExecOptions, ExecResult, TIMEOUT_EXIT_CODE};
 pub use vessel::file::{File, OpenOptions};
 pub use vessel::files::{DirEntry, FileInfo, FileType};
 pub use vessel::session::Running;
-pub use vesselrt_storage::content::{ImageRecord, LayerRecord};
+pub use vesselrt_storage::{ImageRecord, LayerRecord};
 pub use vesselrt_storage::manifest::{SnapshotManifest, VesselManifest};
 pub use vesselrt_storage::{
     ByteStream, CompressedStorage, Digest, IdGenerator, LocalStorage, Reference, Storage, StorageError,
