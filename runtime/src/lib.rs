@@ -2,6 +2,7 @@
 //!
 //! `unsafe` is allowed in one file, `sys.rs`.
 
+pub mod doctor;
 pub mod files;
 pub mod layer;
 pub mod root;
