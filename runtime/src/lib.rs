@@ -2,6 +2,7 @@
 //!
 //! `unsafe` is allowed in one file, `sys.rs`.
 
+pub mod doctor;
 mod entry;
 pub mod files;
 pub mod idmap;
