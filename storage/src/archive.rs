@@ -19,6 +19,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use oci_spec::image::ImageConfiguration;
 use rustix::fs::{Mode, OFlags};
 use thiserror::Error;
 
@@ -32,7 +33,7 @@ use crate::digest::Digest;
 use crate::dir::FileError;
 use crate::error::{Result, StorageError};
 use crate::image::platform::Platform;
-use crate::image::record::ImageRecord;
+use crate::image::record::{self, ImageRecord};
 use crate::json::JsonError;
 use crate::reference::Reference;
 
@@ -282,9 +283,9 @@ impl Import<'_> {
     }
 
     /// Refuses an image that says it runs on something else. The variant is the index's business: configurations are sloppy about it.
-    fn check_platform(&self, record: &ImageRecord) -> Result<()> {
+    fn check_platform(&self, config: &ImageConfiguration) -> Result<()> {
         let wanted = self.wanted();
-        let Some(mut actual) = record.platform() else { return Ok(()) };
+        let Some(mut actual) = record::platform(config) else { return Ok(()) };
         actual.variant.clone_from(&wanted.variant);
         if wanted.rank(Some(&actual)).is_some() {
             return Ok(());

@@ -74,7 +74,7 @@ pub struct Decoder<R: BufRead>(Inner<R>);
 
 enum Inner<R: BufRead> {
     None(R),
-    Gzip(MultiGzDecoder<R>),
+    Gzip(Box<MultiGzDecoder<R>>),
     Zstd(zstd::Decoder<'static, R>),
 }
 
@@ -86,7 +86,7 @@ impl<R: BufRead> Decoder<R> {
     pub fn new(reader: R, compression: Compression) -> io::Result<Self> {
         Ok(Self(match compression {
             Compression::None => Inner::None(reader),
-            Compression::Gzip => Inner::Gzip(MultiGzDecoder::new(reader)),
+            Compression::Gzip => Inner::Gzip(Box::new(MultiGzDecoder::new(reader))),
             Compression::Zstd => {
                 let mut decoder = zstd::Decoder::with_buffer(reader)?;
                 decoder.window_log_max(MAX_WINDOW_LOG)?;
@@ -127,7 +127,7 @@ impl<R: BufRead> std::fmt::Debug for Decoder<R> {
 
 /// The decoders report damage under several kinds. Errors of the reader underneath keep theirs.
 fn damaged(what: &str, error: io::Error) -> io::Error {
-    let ours = error.get_ref().is_some_and(|inner| inner.is::<StorageError>());
+    let ours = error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<StorageError>);
     if ours || error.raw_os_error().is_some() || error.kind() == io::ErrorKind::Interrupted {
         return error;
     }

@@ -78,6 +78,12 @@ pub enum ImageError {
     /// `rootfs.type` is not `layers`.
     #[error("its rootfs is not made of layers")]
     RootFs,
+    /// A reference with a digest was to be set to something of another digest.
+    #[error("it is pinned to a digest, and the image has the digest {actual}")]
+    PinnedElsewhere {
+        /// The image's digest.
+        actual: Digest,
+    },
     /// More indexes between the reference and the manifest than [`MAX_INDEX_DEPTH`].
     #[error("its indexes are nested deeper than {MAX_INDEX_DEPTH}")]
     IndexDepth,

@@ -5,7 +5,7 @@
 //! vessels/ID/snapshots/SID.tar[.zst|.gz]     snapshots; the suffix says what the content is
 //! images/REF.tar[.zst|.gz]                   base images, put there by hand; slashes of REF are directories
 //! ```
-//! Directories have mode 0700, files 0600. Files appear by rename (see [`crate::dir::stage`]), vessels disappear by rename.
+//! Directories have mode 0700, files 0600. Files appear by rename (staged, synced, renamed), vessels disappear by rename.
 #![forbid(unsafe_code)]
 
 mod names;

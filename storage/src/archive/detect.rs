@@ -10,9 +10,11 @@ use super::members::{Section, scan_error};
 use super::scan::{Kind, Member, Scanner, Source, Streamed};
 use super::{ArchiveError, ArchiveKind, ImportLimits, docker};
 use crate::compression::{Compression, DETECT_LEN, Decoder, Sniffed, is_tar_header, sniff};
+use crate::content::check_layout_marker;
 use crate::dir::Dir;
 use crate::error::{Result, StorageError};
 use crate::image::MAX_JSON_BYTES;
+use crate::json::JsonError;
 
 /// Top-level names of a root file system that no image archive has: seeing one decides.
 const ROOTFS_NAMES: [&str; 20] = [
@@ -78,31 +80,46 @@ pub(super) fn file(file: &File, path: &Path, limits: &ImportLimits) -> Result<Fo
 /// Looks at members until one of them decides.
 fn decide<S: Source>(mut scanner: Scanner<S>, path: &Path, limits: &ImportLimits) -> Result<ArchiveKind> {
     let failed = |e| scan_error(e, path);
-    let (mut docker, mut index, mut blobs) = (false, false, false);
+    let corrupt = |error| StorageError::corrupt(path.display().to_string(), error);
+    let mut docker: Option<std::result::Result<(), JsonError>> = None;
+    let (mut index, mut parts) = (false, false);
     for _ in 0..=limits.members {
         let Some(member) = scanner.next_member().map_err(failed)? else { break };
         let name = member.name.as_deref().unwrap_or("");
-        let top = name.split('/').next().unwrap_or("");
-        if ROOTFS_NAMES.contains(&top) || member.kind == Kind::Other {
+        if is_of_rootfs(name) || member.kind == Kind::Other {
             return Ok(ArchiveKind::RootfsTar);
         }
-        blobs |= top == BLOBS;
+        parts |= is_part_of_image(name);
         index |= name == LAYOUT_INDEX && member.kind == Kind::File;
         if is_document(&member, LAYOUT_MARKER) {
             let content = scanner.content(member.size).map_err(failed)?;
-            crate::content::check_layout_marker(&content, path)?;
+            check_layout_marker(&content, path)?;
             return Ok(ArchiveKind::OciArchive);
         }
         if is_document(&member, docker::MANIFEST) {
-            docker |= docker::is_manifest(&scanner.content(member.size).map_err(failed)?);
+            docker = Some(docker::check_manifest(&scanner.content(member.size).map_err(failed)?));
         }
     }
-    // A docker-archive may be an OCI layout as well, so its manifest.json alone does not decide.
-    match (docker, index && blobs) {
-        (true, _) => Ok(ArchiveKind::DockerArchive),
-        (false, true) => Err(StorageError::corrupt(path.display().to_string(), ArchiveError::NoLayoutMarker)),
-        (false, false) => Ok(ArchiveKind::RootfsTar),
+    // A docker-archive may be an OCI layout as well, so its manifest.json alone did not decide. And where the parts of an image lie
+    // about, a damaged or missing manifest does not make them a root file system.
+    match docker {
+        Some(Ok(())) => Ok(ArchiveKind::DockerArchive),
+        Some(Err(source)) if parts => {
+            Err(corrupt(ArchiveError::Json { name: docker::MANIFEST.into(), source }))
+        }
+        None if parts && index => Err(corrupt(ArchiveError::NoLayoutMarker)),
+        None if parts => Err(corrupt(ArchiveError::Missing { name: docker::MANIFEST.into() })),
+        Some(Err(_)) | None => Ok(ArchiveKind::RootfsTar),
     }
+}
+
+fn is_of_rootfs(name: &str) -> bool {
+    name.split('/').next().is_some_and(|top| ROOTFS_NAMES.contains(&top))
+}
+
+/// Blobs, configurations and layers: called after their digest, or `layer.tar`.
+fn is_part_of_image(name: &str) -> bool {
+    name.ends_with("/layer.tar") || docker::digest_in_name(name).is_some()
 }
 
 fn is_document(member: &Member, name: &str) -> bool {

@@ -90,7 +90,7 @@ pub(super) fn import(import: &mut Import<'_>, layout: &dyn Layout) -> Result<Ima
     let (descriptor, manifest) = follow(import, layout, chosen, budget)?;
     let config = blob(import, layout, &manifest.config)?;
     let record = ImageRecord::new(&descriptor, &manifest, &config)?;
-    import.check_platform(&record)?;
+    import.check_platform(&record.config)?;
     for (at, layer) in manifest.layers.iter().enumerate() {
         store_layer(import, layout, layer, (at, manifest.layers.len()))?;
     }
@@ -165,7 +165,7 @@ fn follow(
     for _ in 0..=MAX_INDEX_DEPTH {
         let bytes = blob(import, layout, &descriptor)?;
         match Document::parse(&bytes, &descriptor)? {
-            Document::Manifest(manifest) => return Ok((descriptor, manifest)),
+            Document::Manifest(manifest) => return Ok((descriptor, *manifest)),
             Document::Index(entries) => {
                 budget = budget.checked_sub(entries.len()).ok_or_else(too_many)?;
                 let found = best(&entries, &wanted).cloned();

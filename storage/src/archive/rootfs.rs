@@ -48,7 +48,7 @@ pub(super) fn import(import: &mut Import<'_>, reader: impl Read, total: Option<u
         layer::expect_tar(start).map_err(not_tar)
     })?;
     let config = configuration(import, &stored)?;
-    let manifest = put_manifest(import.store, config, &[stored.descriptor()])?;
+    let manifest = put_manifest(import.store, &config, &[stored.descriptor()])?;
     import.store.tag(&reference, &manifest)
 }
 
@@ -71,7 +71,7 @@ fn configuration(import: &Import<'_>, layer: &Stored) -> Result<Descriptor> {
 /// Stores the manifest of an image.
 pub(super) fn put_manifest(
     store: &ContentStore,
-    config: Descriptor,
+    config: &Descriptor,
     layers: &[Descriptor],
 ) -> Result<Descriptor> {
     let manifest = json!({

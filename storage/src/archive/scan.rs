@@ -135,7 +135,7 @@ impl<S: Source> Scanner<S> {
         extension: Extension,
     ) -> Result<Member, ScanError> {
         let path = extension.path.unwrap_or_else(|| header.path_bytes().into_owned());
-        let link = extension.link.or_else(|| header.link_name_bytes().map(|link| link.into_owned()));
+        let link = extension.link.or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned));
         let link = || link.and_then(|link| String::from_utf8(link).ok());
         let kind = match entry_type {
             // The content of a sparse file is not what lies in the archive.

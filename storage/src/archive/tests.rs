@@ -102,3 +102,19 @@ fn what_is_no_archive_is_refused() {
     );
     bench.nothing_named();
 }
+
+/// One flipped byte: either it does not matter, or the import fails. Nothing in between.
+#[test]
+fn a_flipped_byte_never_makes_another_image() {
+    let bench = Bench::new();
+    for tar in [docker::simple(), build::simple_layout().tar()] {
+        let good = bench.import(&tar).unwrap();
+        for at in (0..tar.len()).step_by(37) {
+            let mut flipped = tar.clone();
+            flipped[at] ^= 0x41;
+            if let Ok(record) = bench.import(&flipped) {
+                assert_eq!(record.layers, good.layers, "byte {at}");
+            }
+        }
+    }
+}

@@ -23,7 +23,7 @@ pub struct Manifest {
 #[derive(Debug, Clone)]
 pub enum Document {
     /// One image.
-    Manifest(Manifest),
+    Manifest(Box<Manifest>),
     /// Several, one of which is meant.
     Index(Vec<Descriptor>),
 }
@@ -64,7 +64,7 @@ impl Document {
         match (is_index, raw.config, raw.layers, raw.manifests) {
             (false, Some(config), Some(layers), None) => {
                 check_manifest(&config, &layers, wrong)?;
-                Ok(Self::Manifest(Manifest { config, layers }))
+                Ok(Self::Manifest(Box::new(Manifest { config, layers })))
             }
             (true, None, None, Some(manifests)) => {
                 check_index(&manifests, wrong)?;

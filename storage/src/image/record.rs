@@ -82,15 +82,16 @@ impl ImageRecord {
     /// What the image says it runs on; nothing if it says nothing.
     #[must_use]
     pub fn platform(&self) -> Option<Platform> {
-        let architecture = self.config.architecture().to_string();
-        let os = self.config.os().to_string();
-        let variant = self.config.variant().clone().filter(|v| !v.is_empty());
-        if architecture.is_empty() || os.is_empty() {
-            None
-        } else {
-            Some(Platform { os, architecture, variant })
-        }
+        platform(&self.config)
     }
+}
+
+/// See [`ImageRecord::platform`].
+pub(crate) fn platform(config: &ImageConfiguration) -> Option<Platform> {
+    let architecture = config.architecture().to_string();
+    let os = config.os().to_string();
+    let variant = config.variant().clone().filter(|v| !v.is_empty());
+    if architecture.is_empty() || os.is_empty() { None } else { Some(Platform { os, architecture, variant }) }
 }
 
 /// The uncompressed digests that a configuration promises.
