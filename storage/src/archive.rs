@@ -23,7 +23,6 @@ use oci_spec::image::ImageConfiguration;
 use rustix::fs::{Mode, OFlags};
 use thiserror::Error;
 
-use self::detect::Found;
 use self::layer::Counted;
 use self::members::Members;
 pub use self::rootfs::import_rootfs_stream;
@@ -87,7 +86,7 @@ impl Default for ImportLimits {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ImportProgress {
-    /// It is known what the input is.
+    /// It is known what the input is. A compressed archive of images has been decompressed by then.
     Detected {
         /// The kind.
         kind: ArchiveKind,
@@ -215,9 +214,25 @@ pub fn import(
         import.report(ImportProgress::Detected { kind, compression: Compression::None });
         return layout::import(&mut import, &layout::DirLayout::open(path)?);
     }
-    let found = detect::file(&file, path, &options.limits)?;
-    import.report(ImportProgress::Detected { kind: found.kind, compression: found.compression });
-    import.file(&file, found)
+    import.file(&file)
+}
+
+/// Imports the archive that `reader` gives, as [`import`] would from a file: for what a [`crate::Storage`] holds, and for standard input.
+/// It is written to a scratch file of the store first, at most [`ImportLimits::archive_bytes`].
+///
+/// # Errors
+/// Those of [`import`]; `Io` also for errors of `reader`.
+pub fn import_reader(
+    store: &ContentStore,
+    reader: impl Read,
+    options: &ImportOptions,
+    progress: &mut dyn FnMut(ImportProgress),
+) -> Result<ImageRecord> {
+    let (path, lease) = (Path::new("image stream"), store.lease()?);
+    let mut scratch = store.scratch()?;
+    let mut limited = Counted::new(reader, options.limits.archive_bytes, "archive", |_| ());
+    crate::content::copy(&mut limited, &mut scratch).map_err(|e| StorageError::io("receive", path, e))?;
+    Import { store, options, progress, path, _lease: lease }.file(&scratch)
 }
 
 /// What all importers need.
@@ -235,37 +250,36 @@ impl Import<'_> {
         (self.progress)(progress);
     }
 
-    fn file(&mut self, file: &File, found: Found) -> Result<ImageRecord> {
-        if found.kind == ArchiveKind::RootfsTar {
+    fn file(&mut self, file: &File) -> Result<ImageRecord> {
+        let compression = detect::compression(file, self.path)?;
+        let unpacked;
+        let (kind, plain) = match compression {
+            Compression::None => (detect::plain(file, self.path, &self.options.limits)?.kind, file),
+            _ => {
+                let (kind, scratch) = self.decompress(file)?;
+                unpacked = scratch;
+                (kind, &unpacked)
+            }
+        };
+        self.report(ImportProgress::Detected { kind, compression });
+        if kind == ArchiveKind::RootfsTar {
             let size = file.metadata().map_err(|e| StorageError::io("stat", self.path, e))?.len();
             return rootfs::import(self, detect::from_start(file), Some(size));
         }
-        let unpacked;
-        let plain = match found.compression {
-            Compression::None => file,
-            _ => {
-                unpacked = self.decompress(file)?;
-                &unpacked
-            }
-        };
         let members = Members::scan(plain, self.path, &self.options.limits)?;
-        match found.kind {
+        match kind {
             ArchiveKind::DockerArchive => docker::import(self, &members),
             _ => layout::import(self, &members),
         }
     }
 
-    /// The archive without its outer compression, in a scratch file of the store.
-    fn decompress(&mut self, file: &File) -> Result<File> {
-        let failed = |e| StorageError::io("decompress", self.path, e);
-        let limit = self.options.limits.archive_bytes;
-        let mut out = self.store.scratch()?;
-        let mut decoder = detect::decoder(file).map_err(failed)?;
+    /// The kind of a compressed archive; and its content in a scratch file, if that is needed.
+    fn decompress(&mut self, file: &File) -> Result<(ArchiveKind, File)> {
+        let mut scratch = self.store.scratch()?;
         let progress = &mut *self.progress;
         let report = |bytes| progress(ImportProgress::Decompressing { bytes });
-        let mut limited = Counted::new(&mut decoder, limit, "archive", report);
-        crate::content::copy(&mut limited, &mut out).map_err(failed)?;
-        Ok(out)
+        let kind = detect::decompressing(file, self.path, &self.options.limits, &mut scratch, report)?;
+        Ok((kind, scratch))
     }
 
     /// The archive is damaged or lies.

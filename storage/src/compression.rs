@@ -6,6 +6,7 @@
 use std::io::{self, BufRead, BufReader, Read, Write};
 
 use flate2::bufread::MultiGzDecoder;
+use serde::Serialize;
 
 use crate::error::StorageError;
 
@@ -17,7 +18,8 @@ pub const MAX_WINDOW_LOG: u32 = 27;
 const MAX_WORKERS: usize = 8;
 
 /// How a tar is wrapped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Compression {
     /// Not at all.

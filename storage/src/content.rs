@@ -175,27 +175,24 @@ impl ContentStore {
     }
 
     fn ingest(&self, mut reader: impl Read) -> Result<(Digest, u64)> {
-        let copied = self.put_with(|mut sink| {
-            copy(&mut reader, &mut sink)
-                .map_err(|e| StorageError::io("store", self.ingest.path_of("blob"), e))
-        });
+        let failed = |e| StorageError::io("store", self.ingest.path_of("blob"), e);
+        let copied = self.put_with(|mut sink| copy(&mut reader, &mut sink).map_err(failed), |(), _| Ok(()));
         copied.map(|((), digest, size)| (digest, size))
     }
 
-    /// Stores what `fill` writes, unless it fails; with its result, the digest and the size.
+    /// Stores what `fill` writes, unless it fails or `check` refuses its result and the digest of what was written.
     pub(crate) fn put_with<T>(
         &self,
         fill: impl FnOnce(&mut dyn Write) -> Result<T>,
+        check: impl FnOnce(&T, &Digest) -> Result<()>,
     ) -> Result<(T, Digest, u64)> {
         let _lease = self.lease()?;
         sweep(&self.ingest)?;
-        let mut sink = HashedWriter {
-            inner: Staged::new(&self.ingest)?,
-            hasher: Hasher::new(Algorithm::Sha256),
-            size: 0,
-        };
+        let inner = Staged::new(&self.ingest)?;
+        let mut sink = HashedWriter { inner, hasher: Hasher::new(Algorithm::Sha256), size: 0 };
         let value = fill(&mut sink)?;
         let (digest, size) = (sink.hasher.finish(), sink.size);
+        check(&value, &digest)?;
         if !self.has_blob(&digest, size)? {
             sink.inner.commit(&self.blobs, digest.hex())?;
         }

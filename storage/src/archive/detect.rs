@@ -5,12 +5,12 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use super::layer::Counted;
+use super::layer::{Counted, Tee};
 use super::members::{Section, scan_error};
 use super::scan::{Kind, Member, Scanner, Source, Streamed};
 use super::{ArchiveError, ArchiveKind, ImportLimits, docker};
 use crate::compression::{Compression, DETECT_LEN, Decoder, Sniffed, is_tar_header, sniff};
-use crate::content::check_layout_marker;
+use crate::content::{check_layout_marker, copy};
 use crate::dir::Dir;
 use crate::error::{Result, StorageError};
 use crate::image::MAX_JSON_BYTES;
@@ -57,28 +57,55 @@ pub(super) fn directory(path: &Path) -> Result<ArchiveKind> {
 
 /// The kind of a regular file.
 pub(super) fn file(file: &File, path: &Path, limits: &ImportLimits) -> Result<Found> {
+    let compression = compression(file, path)?;
+    if compression == Compression::None {
+        return plain(file, path, limits);
+    }
+    let reader = decoder(file).map_err(|e| StorageError::io("read", path, e))?;
+    let reader = Counted::new(reader, limits.archive_bytes, "archive", |_| ());
+    let kind = decide(&mut Scanner::new(Streamed(reader)), path, limits)?;
+    Ok(Found { kind, compression })
+}
+
+/// The compression of a tar; an error if it is none.
+pub(super) fn compression(file: &File, path: &Path) -> Result<Compression> {
     let failed = |e| StorageError::io("read", path, e);
     let (compression, _) = sniff(from_start(file)).map_err(failed)?;
     let mut block = Vec::new();
     decoder(file).and_then(|d| d.take(DETECT_LEN as u64).read_to_end(&mut block)).map_err(failed)?;
-    if !is_tar_header(&block) {
-        return Err(StorageError::invalid(path.display().to_string(), ArchiveError::Unknown));
+    if is_tar_header(&block) {
+        return Ok(compression);
     }
-    let kind = match compression {
-        Compression::None => {
-            let size = file.metadata().map_err(failed)?.len();
-            decide(Scanner::new(Section::new(file, 0, size)), path, limits)?
-        }
-        _ => {
-            let plain = Counted::new(decoder(file).map_err(failed)?, limits.archive_bytes, "archive", |_| ());
-            decide(Scanner::new(Streamed(plain)), path, limits)?
-        }
-    };
-    Ok(Found { kind, compression })
+    Err(StorageError::invalid(path.display().to_string(), ArchiveError::Unknown))
+}
+
+/// The kind of an uncompressed tar.
+pub(super) fn plain(file: &File, path: &Path, limits: &ImportLimits) -> Result<Found> {
+    let size = file.metadata().map_err(|e| StorageError::io("stat", path, e))?.len();
+    let kind = decide(&mut Scanner::new(Section::new(file, 0, size)), path, limits)?;
+    Ok(Found { kind, compression: Compression::None })
+}
+
+/// The kind of a compressed tar. If it is an archive of images, `scratch` holds all of it uncompressed; otherwise some of it.
+pub(super) fn decompressing(
+    file: &File,
+    path: &Path,
+    limits: &ImportLimits,
+    scratch: &mut File,
+    report: impl FnMut(u64),
+) -> Result<ArchiveKind> {
+    let failed = |e| StorageError::io("decompress", path, e);
+    let reader = Counted::new(decoder(file).map_err(failed)?, limits.archive_bytes, "archive", report);
+    let mut scanner = Scanner::new(Streamed(Tee { inner: reader, sink: scratch }));
+    let kind = decide(&mut scanner, path, limits)?;
+    if kind != ArchiveKind::RootfsTar {
+        copy(&mut scanner.into_source(), &mut io::sink()).map_err(failed)?;
+    }
+    Ok(kind)
 }
 
 /// Looks at members until one of them decides.
-fn decide<S: Source>(mut scanner: Scanner<S>, path: &Path, limits: &ImportLimits) -> Result<ArchiveKind> {
+fn decide<S: Source>(scanner: &mut Scanner<S>, path: &Path, limits: &ImportLimits) -> Result<ArchiveKind> {
     let failed = |e| scan_error(e, path);
     let corrupt = |error| StorageError::corrupt(path.display().to_string(), error);
     let mut docker: Option<std::result::Result<(), JsonError>> = None;

@@ -10,6 +10,7 @@ use tar::EntryType;
 
 use super::ArchiveError;
 use crate::compression::is_tar_header;
+use crate::content::copy;
 
 const BLOCK: u64 = 512;
 /// The largest extended header.
@@ -32,8 +33,9 @@ impl<R: Read> Read for Streamed<R> {
 
 impl<R: Read> Source for Streamed<R> {
     fn skip(&mut self, n: u64) -> io::Result<()> {
-        let skipped = io::copy(&mut self.0.by_ref().take(n), &mut io::sink())?;
-        if skipped == n { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+        let mut part = self.0.by_ref().take(n);
+        copy(&mut part, &mut io::sink())?;
+        if part.limit() == 0 { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
     }
 }
 
@@ -100,6 +102,11 @@ struct Extension {
 impl<S: Source> Scanner<S> {
     pub(super) fn new(source: S) -> Self {
         Self { source, position: 0, next: 0, ended: false }
+    }
+
+    /// The rest of the stream.
+    pub(super) fn into_source(self) -> S {
+        self.source
     }
 
     /// The next member, until the end of the archive: a block of zeros, or of the stream.

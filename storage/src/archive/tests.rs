@@ -118,3 +118,18 @@ fn a_flipped_byte_never_makes_another_image() {
         }
     }
 }
+
+#[test]
+fn a_stream_is_imported_like_a_file() {
+    let bench = Bench::new();
+    let options = ImportOptions::default();
+    for archive in [docker::simple(), build::gzip(&build::simple_layout().tar())] {
+        let from_file = bench.import_path(&bench.file(&archive), &options).unwrap();
+        let from_stream = import_reader(&bench.store, archive.as_slice(), &options, &mut |_| ()).unwrap();
+        assert_eq!(from_stream.manifest_digest, from_file.manifest_digest);
+    }
+    let limits = ImportLimits { archive_bytes: 1 << 20, ..ImportLimits::default() };
+    let endless =
+        import_reader(&bench.store, std::io::repeat(0), &ImportOptions { limits, ..as_app() }, &mut |_| ());
+    assert_eq!(endless.unwrap_err().kind(), StorageErrorKind::LimitExceeded);
+}

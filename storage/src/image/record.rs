@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use oci_spec::image::ImageConfiguration;
+use serde::Serialize;
 
 use super::descriptor::Descriptor;
 use super::document::Manifest;
@@ -13,7 +14,8 @@ use crate::error::{Result, StorageError, quoted};
 use crate::json;
 
 /// A stored image.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ImageRecord {
     /// The reference it was found by, canonical; `None` if by digest and it has none.
     pub reference: Option<String>,
@@ -32,7 +34,8 @@ pub struct ImageRecord {
 }
 
 /// A layer of an [`ImageRecord`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct LayerRecord {
     /// Digest of the blob.
     pub digest: Digest,
