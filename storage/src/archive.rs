@@ -1,10 +1,12 @@
 //! Images from files: docker-archive, oci-archive, OCI layout, root file system; told apart by content.
 //!
-//! Everything is verified on its way into the [`ContentStore`]: digests and sizes of all blobs, and the diff_ids of the layers of a
-//! docker-archive and of a root file system. The layers of OCI inputs are stored compressed as they are; **their diff_ids are left to whoever
-//! unpacks them**, who reads the uncompressed bytes anyway.
+//! Everything is verified on its way into the [`ContentStore`]: digests and sizes of all blobs, and the
+//! diff_ids of the layers of a docker-archive and of a root file system. The layers of OCI inputs are stored
+//! compressed as they are; **their diff_ids are left to whoever unpacks them**, who reads the uncompressed
+//! bytes anyway.
 //!
-//! Nothing in an archive ever becomes a path of this host: members are found by name in an index and read by offset.
+//! Nothing in an archive ever becomes a path of this host: members are found by name in an index and read by
+//! offset.
 #![forbid(unsafe_code)]
 
 mod detect;
@@ -48,7 +50,8 @@ pub enum ArchiveKind {
     OciLayout,
     /// A tar of a root file system.
     RootfsTar,
-    /// A root file system in a directory. [`import`] does not take it: pack it, and pass the tar to [`import_rootfs_stream`].
+    /// A root file system in a directory. [`import`] does not take it: pack it, and pass the tar to
+    /// [`import_rootfs_stream`].
     RootfsDirectory,
 }
 
@@ -191,12 +194,13 @@ pub fn detect(path: &Path, limits: &ImportLimits) -> Result<(ArchiveKind, Compre
 
 /// Imports the image at `path`: a regular file or an OCI layout directory.
 ///
-/// The image is complete and verified when it gets its reference; a failure leaves at most blobs that nothing refers to.
+/// The image is complete and verified when it gets its reference; a failure leaves at most blobs that nothing
+/// refers to.
 ///
 /// # Errors
-/// Those of [`detect`]; `Invalid` with an [`ArchiveError`] for a directory that is a root file system, and when it is not
-/// clear which image is meant or what it is called; `Corrupt` for anything that is not what it claims; `Unsupported` for an image
-/// of another platform; `LimitExceeded`; `Io`.
+/// Those of [`detect`]; `Invalid` with an [`ArchiveError`] for a directory that is a root file system, and when
+/// it is not clear which image is meant or what it is called; `Corrupt` for anything that is not what it
+/// claims; `Unsupported` for an image of another platform; `LimitExceeded`; `Io`.
 pub fn import(
     store: &ContentStore,
     path: &Path,
@@ -217,8 +221,9 @@ pub fn import(
     import.file(&file)
 }
 
-/// Imports the archive that `reader` gives, as [`import`] would from a file: for what a [`crate::Storage`] holds, and for standard input.
-/// It is written to a scratch file of the store first, at most [`ImportLimits::archive_bytes`].
+/// Imports the archive that `reader` gives, as [`import`] would from a file: for what a [`crate::Storage`]
+/// holds, and for standard input. It is written to a scratch file of the store first, at most
+/// [`ImportLimits::archive_bytes`].
 ///
 /// # Errors
 /// Those of [`import`]; `Io` also for errors of `reader`.
@@ -296,7 +301,8 @@ impl Import<'_> {
         self.options.platform.clone().unwrap_or_else(Platform::host)
     }
 
-    /// Refuses an image that says it runs on something else. The variant is the index's business: configurations are sloppy about it.
+    /// Refuses an image that says it runs on something else. The variant is the index's business:
+    /// configurations are sloppy about it.
     fn check_platform(&self, config: &ImageConfiguration) -> Result<()> {
         let wanted = self.wanted();
         let Some(mut actual) = record::platform(config) else { return Ok(()) };

@@ -12,7 +12,8 @@ use crate::error::StorageError;
 
 /// How many leading bytes [`Compression::detect`] wants to see, if there are that many: a tar header.
 pub const DETECT_LEN: usize = 512;
-/// The largest window that is accepted from a zstd frame, as a power of two: 128 MiB, the limit of `zstd -d` itself.
+/// The largest window that is accepted from a zstd frame, as a power of two: 128 MiB, the limit of `zstd -d`
+/// itself.
 pub const MAX_WINDOW_LOG: u32 = 27;
 /// Compression threads beyond this bring memory use and little else.
 const MAX_WORKERS: usize = 8;
@@ -33,8 +34,8 @@ pub enum Compression {
 impl Compression {
     /// The compression of a tar that begins with `start` (the first [`DETECT_LEN`] bytes of it).
     ///
-    /// The name at the start of a tar is chosen by whoever made the tar and may look like the magic number of something
-    /// else, so where that is possible a valid tar header wins.
+    /// The name at the start of a tar is chosen by whoever made the tar and may look like the magic number of
+    /// something else, so where that is possible a valid tar header wins.
     #[must_use]
     pub fn detect(start: &[u8]) -> Self {
         match start {
@@ -71,7 +72,8 @@ fn checksum_byte(at: usize, byte: u8) -> u8 {
     if (148..156).contains(&at) { b' ' } else { byte }
 }
 
-/// Undoes a [`Compression`]. Truncated and damaged input is an [`io::ErrorKind::InvalidData`] error, never an early end.
+/// Undoes a [`Compression`]. Truncated and damaged input is an [`io::ErrorKind::InvalidData`] error, never an
+/// early end.
 pub struct Decoder<R: BufRead>(Inner<R>);
 
 enum Inner<R: BufRead> {

@@ -86,7 +86,8 @@ pub(super) fn plain(file: &File, path: &Path, limits: &ImportLimits) -> Result<F
     Ok(Found { kind, compression: Compression::None })
 }
 
-/// The kind of a compressed tar. If it is an archive of images, `scratch` holds all of it uncompressed; otherwise some of it.
+/// The kind of a compressed tar. If it is an archive of images, `scratch` holds all of it uncompressed;
+/// otherwise some of it.
 pub(super) fn decompressing(
     file: &File,
     path: &Path,
@@ -127,8 +128,8 @@ fn decide<S: Source>(scanner: &mut Scanner<S>, path: &Path, limits: &ImportLimit
             docker = Some(docker::check_manifest(&scanner.content(member.size).map_err(failed)?));
         }
     }
-    // A docker-archive may be an OCI layout as well, so its manifest.json alone did not decide. And where the parts of an image lie
-    // about, a damaged or missing manifest does not make them a root file system.
+    // A docker-archive may be an OCI layout as well, so its manifest.json alone did not decide. And where the
+    // parts of an image lie about, a damaged or missing manifest does not make them a root file system.
     match docker {
         Some(Ok(())) => Ok(ArchiveKind::DockerArchive),
         Some(Err(source)) if parts => {

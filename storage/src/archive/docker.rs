@@ -1,6 +1,7 @@
 //! docker-archive: `manifest.json`, a configuration and layers in a tar.
 //!
-//! Source: docker's image specification v1.2, "Combined Image JSON + Filesystem Changeset Format"; seen from docker, podman, skopeo, kaniko.
+//! Source: docker's image specification v1.2, "Combined Image JSON + Filesystem Changeset Format"; seen from
+//! docker, podman, skopeo, kaniko.
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;

@@ -57,7 +57,8 @@ pub(super) fn store(
     Ok(Stored { diff_id: diff_id_of(&diff_id, &digest), digest, size, compression })
 }
 
-/// Reads all of a tar: its first bytes, and its digest unless that is the one of the blob, which is hashed anyway.
+/// Reads all of a tar: its first bytes, and its digest unless that is the one of the blob, which is hashed
+/// anyway.
 fn drain(mut plain: impl Read, compression: Compression) -> io::Result<(Vec<u8>, Option<Digest>)> {
     let mut start = Vec::with_capacity(DETECT_LEN);
     if compression == Compression::None {

@@ -119,8 +119,8 @@ fn read_index(import: &Import<'_>, layout: &dyn Layout) -> Result<Index> {
     Ok(index)
 }
 
-/// The entry that the caller named; else the one that is called like the result; else the only name there is. Entries of one
-/// name are for different platforms.
+/// The entry that the caller named; else the one that is called like the result; else the only name there is.
+/// Entries of one name are for different platforms.
 fn choose<'a>(import: &Import<'_>, entries: &'a [Descriptor]) -> Result<&'a Descriptor> {
     let is_image =
         |d: &&Descriptor| media_type::is_manifest(&d.media_type) || media_type::is_index(&d.media_type);
@@ -154,7 +154,8 @@ fn is_called(descriptor: &Descriptor, selector: &str) -> bool {
         || names.into_iter().flatten().any(|name| selects(selector, name))
 }
 
-/// From a descriptor through indexes to a manifest. A blob cannot contain its own digest, so this ends even without the depth.
+/// From a descriptor through indexes to a manifest. A blob cannot contain its own digest, so this ends even
+/// without the depth.
 fn follow(
     import: &Import<'_>,
     layout: &dyn Layout,

@@ -1,7 +1,8 @@
 //! [`Scanner`]: the members of a tar, with bounded memory and without reading their content.
 //!
-//! For archives of images only, which are flat; the layers inside are for the unpacker. Names, links and sizes are understood as ustar, PAX
-//! and GNU have them; everything that those disagree on is refused. Sources: tar(5), POSIX pax(1).
+//! For archives of images only, which are flat; the layers inside are for the unpacker. Names, links and sizes
+//! are understood as ustar, PAX and GNU have them; everything that those disagree on is refused. Sources:
+//! tar(5), POSIX pax(1).
 #![forbid(unsafe_code)]
 
 use std::io::{self, Read};

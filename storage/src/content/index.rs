@@ -39,7 +39,8 @@ pub(super) struct Index {
 /// A reference of the store, and what it leads to.
 #[derive(Debug)]
 pub struct ImageEntry {
-    /// The reference as stored: canonical if this crate set it, arbitrary (often a bare tag) if another tool did.
+    /// The reference as stored: canonical if this crate set it, arbitrary (often a bare tag) if another tool
+    /// did.
     pub reference: Option<String>,
     /// What it points at.
     pub manifest_digest: Digest,
@@ -48,11 +49,12 @@ pub struct ImageEntry {
 }
 
 impl ContentStore {
-    /// Makes `reference` lead to the manifest `descriptor`, whose blobs must all be there. What it led to before stays
-    /// without reference. Hold a [`Lease`] since before the blobs were stored.
+    /// Makes `reference` lead to the manifest `descriptor`, whose blobs must all be there. What it led to
+    /// before stays without reference. Hold a [`Lease`] since before the blobs were stored.
     ///
     /// # Errors
-    /// `Invalid` if the reference has the digest of something else; `NotFound` for a missing blob; `Corrupt` or `Unsupported` for a manifest or configuration that is not acceptable; `Io`.
+    /// `Invalid` if the reference has the digest of something else; `NotFound` for a missing blob; `Corrupt` or
+    /// `Unsupported` for a manifest or configuration that is not acceptable; `Io`.
     pub fn tag(&self, reference: &Reference, descriptor: &Descriptor) -> Result<ImageRecord> {
         let name = reference.to_string();
         if reference.digest().is_some_and(|digest| *digest != descriptor.digest) {
@@ -90,7 +92,8 @@ impl ContentStore {
         Ok(Some(ImageRecord { reference: Some(name), ..record }))
     }
 
-    /// The image with the manifest (or index) `digest`, whether or not a reference leads to it. Other blobs are no images.
+    /// The image with the manifest (or index) `digest`, whether or not a reference leads to it. Other blobs are
+    /// no images.
     ///
     /// # Errors
     /// Those of [`ContentStore::resolve`].
@@ -159,7 +162,8 @@ impl ContentStore {
         }
     }
 
-    /// Follows a descriptor, through indexes, to the manifest for this host, and reads that with its configuration.
+    /// Follows a descriptor, through indexes, to the manifest for this host, and reads that with its
+    /// configuration.
     pub(crate) fn record(&self, descriptor: &Descriptor) -> Result<ImageRecord> {
         let mut descriptor = descriptor.clone();
         for _ in 0..=MAX_INDEX_DEPTH {
@@ -180,8 +184,8 @@ impl ContentStore {
         Err(StorageError::corrupt(format!("image {}", descriptor.digest), ImageError::IndexDepth))
     }
 
-    /// A descriptor for a manifest that no reference leads to: its type is what it calls itself, or OCI's. `None` if there is no such
-    /// blob, or it is something else.
+    /// A descriptor for a manifest that no reference leads to: its type is what it calls itself, or OCI's.
+    /// `None` if there is no such blob, or it is something else.
     fn guess_descriptor(&self, digest: &Digest) -> Result<Option<Descriptor>> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]

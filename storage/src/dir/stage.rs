@@ -17,7 +17,8 @@ const PREFIX: &str = ".stage-";
 
 /// A file under a temporary name of its own, removed again unless it is committed.
 ///
-/// It is locked (flock(2)) for as long as it is staged: [`sweep`] removes those that nobody holds any more, which a crash left behind.
+/// It is locked (flock(2)) for as long as it is staged: [`sweep`] removes those that nobody holds any more,
+/// which a crash left behind.
 #[derive(Debug)]
 pub(crate) struct Staged<'a> {
     dir: &'a Dir,
@@ -92,14 +93,16 @@ pub(crate) fn sweep(dir: &Dir) -> Result<()> {
     for name in dir.names()? {
         if let Some(lock) = name.starts_with(PREFIX).then(|| abandoned(dir, &name)).flatten() {
             dir.remove_file(&name)?;
-            // Not before: whoever has just created the file waits for this lock, and then looks whether it is still there.
+            // Not before: whoever has just created the file waits for this lock, and then looks whether it is
+            // still there.
             drop(lock);
         }
     }
     Ok(())
 }
 
-/// The staged file `name`, locked, if it is there and nobody else holds it. Anything odd under such a name is left alone.
+/// The staged file `name`, locked, if it is there and nobody else holds it. Anything odd under such a name is
+/// left alone.
 fn abandoned(dir: &Dir, name: &str) -> Option<File> {
     let (file, _) = dir.open_file(name).ok()??;
     rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok().then_some(file)

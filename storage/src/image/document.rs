@@ -44,8 +44,8 @@ impl Document {
     /// Decodes `bytes`, whose digest and size were verified against `descriptor`.
     ///
     /// # Errors
-    /// `Corrupt` with an [`ImageError`]; `Unsupported` for a media type that is no image or a layer that is no tar;
-    /// `LimitExceeded` for too many layers or descriptors.
+    /// `Corrupt` with an [`ImageError`]; `Unsupported` for a media type that is no image or a layer that is no
+    /// tar; `LimitExceeded` for too many layers or descriptors.
     pub fn parse(bytes: &[u8], descriptor: &Descriptor) -> Result<Self> {
         let announced = descriptor.media_type.as_str();
         let name = || format!("image document {}", descriptor.digest);
@@ -122,7 +122,8 @@ fn check_index(manifests: &[Descriptor], wrong: impl Fn(ImageError) -> StorageEr
     manifests.iter().try_for_each(|descriptor| descriptor.check().map_err(&wrong))
 }
 
-/// The descriptor that serves `wanted` best; the first of equals. Descriptors that lead to no image are not looked at.
+/// The descriptor that serves `wanted` best; the first of equals. Descriptors that lead to no image are not
+/// looked at.
 #[must_use]
 pub fn best<'a>(
     candidates: impl IntoIterator<Item = &'a Descriptor>,

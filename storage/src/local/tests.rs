@@ -209,3 +209,49 @@ async fn inside_a_small_disk() {
     assert!(images.list().unwrap().is_empty());
     assert_eq!(images.put_blob(&b"x"[..], None).unwrap_err().kind(), StorageErrorKind::Unavailable);
 }
+
+/// Where the test below saves to.
+const KILLED: &str = "VESSELRT_TEST_KILLED";
+
+#[test]
+fn a_killed_save_leaves_nothing_visible() {
+    let tmp = tempfile::tempdir().unwrap();
+    let snapshots = tmp.path().join("vessels/v/snapshots");
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "local::tests::saves_until_it_is_killed"])
+        .env(KILLED, tmp.path())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let staged = || {
+        let names = std::fs::read_dir(&snapshots).into_iter().flatten().flatten();
+        names.map(|entry| entry.metadata().map_or(0, |m| m.len())).sum::<u64>()
+    };
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while staged() < 1_000_000 && std::time::Instant::now() < deadline {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(staged() >= 1_000_000, "killed in the middle");
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        let storage = LocalStorage::new(tmp.path()).unwrap();
+        let error = storage.load_snapshot("v", "s").await.err().unwrap();
+        assert_eq!(error.kind(), StorageErrorKind::NotFound);
+        storage.save_snapshot("v", "s", body(b"whole")).await.unwrap();
+        assert_eq!(text(storage.load_snapshot("v", "s").await.unwrap()).await, "whole");
+    });
+    assert_eq!(std::fs::read_dir(&snapshots).unwrap().count(), 1);
+}
+
+#[tokio::test]
+#[ignore = "run by a_killed_save_leaves_nothing_visible"]
+async fn saves_until_it_is_killed() {
+    let storage = LocalStorage::new(std::env::var_os(KILLED).unwrap()).unwrap();
+    let first = tokio::io::repeat(7).take(2_000_000);
+    let (stuck, _writer) = tokio::io::duplex(1);
+    let body: ByteStream = Box::pin(first.chain(stuck));
+    let _ =
+        tokio::time::timeout(std::time::Duration::from_secs(60), storage.save_snapshot("v", "s", body)).await;
+}
