@@ -188,7 +188,7 @@ fn extract_never_leaves_the_root_nor_replaces_a_directory() {
 #[test]
 fn limits_are_kept() {
     let flood = Archive::new().raw(Item::file("f", "").bytes().repeat(100)).finish();
-    let fat = Archive::new().add(&Item::file("f", vec![b'f'; 5000])).finish();
+    let fat = Archive::new().with(&Item::file("f", vec![b'f'; 5000])).finish();
     let wide: Vec<Item> = (0..200).map(|at| Item::dir(format!("directory-{at}"))).collect();
     let wide = Archive::new().all(&wide).finish();
     let junk = [Archive::new().finish(), vec![0; 5000]].concat();
@@ -217,7 +217,7 @@ fn owners_are_kept_squashed_or_ignored() {
         return;
     }
     let item = Item { uid: b"0001750\0".to_vec(), ..Item::file("f", "f").mode(0o4755) };
-    let tar = Archive::new().add(&item).finish();
+    let tar = Archive::new().with(&item).finish();
     for (ids, uid, squashed) in
         [(IdPolicy::Keep { count: 1001 }, 1000, 0), (IdPolicy::Squash, 0, 1), (IdPolicy::Ignore, 0, 0)]
     {

@@ -42,7 +42,7 @@ fn layer() -> Vec<u8> {
         (state >> 56) as u8
     };
     let big: Vec<u8> = (0..6 << 20).map(|_| noise()).collect();
-    Archive::new().add(&Item::file("big", big)).add(&Item::file("small", "small")).finish()
+    Archive::new().with(&Item::file("big", big)).with(&Item::file("small", "small")).finish()
 }
 
 fn source(scratch: &Scratch, blob: &[u8], compression: Compression, tar: &[u8]) -> BlobSource {
@@ -112,7 +112,7 @@ fn a_blob_that_is_not_the_expected_one_is_named_so() {
 
 #[test]
 fn case_68_compression_is_what_the_media_type_says() {
-    let tar = Archive::new().add(&Item::file("f", "f")).finish();
+    let tar = Archive::new().with(&Item::file("f", "f")).finish();
     for (blob, said) in [
         (tar.clone(), Compression::Gzip),
         (tar.clone(), Compression::Zstd),
@@ -166,7 +166,7 @@ fn zstd_windows_above_128_mib_are_refused() {
 
 #[test]
 fn a_verified_layer_may_lack_its_end() {
-    let tar = Archive::new().add(&Item::file("f", "f")).unfinished();
+    let tar = Archive::new().with(&Item::file("f", "f")).unfinished();
     let scratch = Scratch::new();
     let report = unpack_to(&scratch, &source(&scratch, &tar, Compression::None, &tar)).unwrap();
     assert_eq!(report.entries, 1);
