@@ -7,7 +7,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::listing::{Scratch, is_root, listing};
+use super::listing::{Scratch, is_root, listing, skip};
 use crate::layer::limits::Limits;
 use crate::layer::tar::{Kind, TarReader};
 use crate::layer::{Dialect, IdPolicy, PackOptions, TreeFormat, UnpackOptions, pack, unpack};
@@ -21,7 +21,7 @@ fn gnu_tar() -> bool {
     let found = Command::new("tar").arg("--version").output();
     let is_gnu = found.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("GNU tar"));
     if !is_gnu {
-        eprintln!("skipped: no GNU tar");
+        skip("no GNU tar");
     }
     is_gnu
 }
@@ -153,7 +153,7 @@ fn python_reads_what_we_write() {
     let report = pack(tree.as_fd(), out, &PackOptions::new(Dialect::Plain, TreeFormat::Plain)).unwrap();
     let input = fs::File::open(&archive).unwrap();
     let Ok(output) = Command::new("python3").args(["-c", script]).stdin(input).output() else {
-        eprintln!("skipped: no python3");
+        skip("no python3");
         return;
     };
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use vesselrt_fixtures::archive::{Archive, Item};
 
-use super::listing::{Scratch, is_root, listing, xattrs};
+use super::listing::{Scratch, is_root, listing, skip, xattrs};
 use crate::layer::{
     Dialect, IdPolicy, Limits, TreeFormat, UnpackError, UnpackOptions, UnpackReport, WarningKind, extract,
     unpack,
@@ -21,7 +21,7 @@ fn above(
     items: &[Item],
 ) -> Option<Result<UnpackReport, UnpackError>> {
     if !is_root() {
-        eprintln!("skipped: whiteouts need root or a user namespace");
+        skip("whiteouts need root or a user namespace");
         return None;
     }
     let dest = scratch.dir("dest");
@@ -213,7 +213,12 @@ fn limits_are_kept() {
 #[test]
 fn owners_are_kept_squashed_or_ignored() {
     if !is_root() {
-        eprintln!("skipped: owners need root or a user namespace");
+        skip("owners need root or a user namespace");
+        return;
+    }
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap();
+    if map.split_whitespace().nth(2) == Some("1") && map.lines().count() == 1 {
+        skip("only one id is mapped");
         return;
     }
     let item = Item { uid: b"0001750\0".to_vec(), ..Item::file("f", "f").mode(0o4755) };
@@ -243,7 +248,7 @@ fn lists_and_default_lists_survive() {
         std::process::Command::new("setfacl").args(arguments).arg(scratch.path("tree/d")).status()
     };
     if !set(&["-m", "u:7:rx,m::rx"]).is_ok_and(|status| status.success()) {
-        eprintln!("skipped: no setfacl");
+        skip("no setfacl");
         return;
     }
     fs::write(scratch.path("tree/d/before"), "b").unwrap();
@@ -256,4 +261,57 @@ fn lists_and_default_lists_survive() {
     unpack(&tar[..], copy.as_fd(), &[], &plain()).unwrap();
     // `before` must not have inherited the default list that came with its directory.
     assert_eq!(listing(&scratch.path("copy")), listing(&scratch.path("tree")));
+}
+
+#[test]
+fn one_entry_is_packed_under_another_name() {
+    let scratch = Scratch::new();
+    let tree = scratch.dir("tree");
+    fs::create_dir_all(scratch.path("tree/d/e")).unwrap();
+    fs::write(scratch.path("tree/d/e/f"), "f").unwrap();
+    fs::write(scratch.path("tree/file"), "file").unwrap();
+    symlink("d", scratch.path("tree/link")).unwrap();
+    let packing = crate::layer::PackOptions::new(Dialect::Plain, TreeFormat::Plain);
+    for (name, entries, path) in [("d", 3, "new/e/f"), ("file", 1, "new"), ("link", 1, "new")] {
+        let mut tar = Vec::new();
+        let (from, to) = (std::ffi::OsStr::new(name), std::ffi::OsStr::new("new"));
+        let report = crate::layer::pack_entry(tree.as_fd(), from, to, &mut tar, &packing).unwrap();
+        assert_eq!(report.entries, entries, "{name}");
+        let inner = Scratch::new();
+        unpack(&tar[..], inner.dir("dest").as_fd(), &[], &plain()).unwrap();
+        assert!(fs::symlink_metadata(inner.path("dest").join(path)).is_ok(), "{name}");
+    }
+}
+
+#[test]
+fn a_swapper_never_leads_extract_out() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let scratch = Scratch::new();
+    let root = scratch.dir("root");
+    drop(scratch.dir("victim"));
+    fs::write(scratch.path("victim/x"), "untouched").unwrap();
+    let before = listing(&scratch.path("victim"));
+    fs::create_dir(scratch.path("root/d")).unwrap();
+    symlink("../victim", scratch.path("root/swap")).unwrap();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let exchange = rustix::fs::RenameFlags::EXCHANGE;
+            while !stop.load(Ordering::Relaxed) {
+                // Fails while the other side has one of them away.
+                let _ = rustix::fs::renameat_with(&root, "d", &root, "swap", exchange);
+            }
+        });
+        for _ in 0..3000 {
+            // Either result will do, if it is inside.
+            let _ = put(
+                &scratch,
+                "",
+                &[Item::file("d/x", "evil"), Item::dir("d/e"), Item::file("d/e/f", "evil")],
+            );
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(listing(&scratch.path("victim")), before);
+    assert_eq!(fs::read_dir(scratch.path("")).unwrap().count(), 2);
 }
