@@ -3,11 +3,13 @@
 //! `unsafe` is allowed in one file, `sys.rs`.
 
 mod entry;
+pub mod files;
 pub mod idmap;
 pub mod launch;
 pub mod layer;
 mod overlay;
 pub mod root;
+pub mod seccomp;
 pub mod shim;
 pub mod spec;
 pub mod subid;
