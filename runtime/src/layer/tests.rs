@@ -1,2 +1,5 @@
+//! Tests of whole archives and whole trees.
 #![forbid(unsafe_code)]
-//! tests
+
+mod hostile;
+mod listing;
