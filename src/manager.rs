@@ -15,9 +15,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use vesselrt_runtime::launch::{Launcher, host_mapping};
 use vesselrt_runtime::shim::protocol::Driver;
-use vesselrt_storage::{ContentStore, ImageRecord};
 use vesselrt_storage::manifest::VesselManifest;
 use vesselrt_storage::{CompressedStorage, Storage};
+use vesselrt_storage::{ContentStore, ImageRecord};
 
 use crate::config::{ManagerConfig, OverlayDriver};
 use crate::error::{Error, Result};
@@ -285,7 +285,9 @@ impl ManagerInner {
             Err(e) if e.kind() == vesselrt_storage::StorageErrorKind::NotFound => {
                 return Err(Error::not_found(format!("vessel not found: {id}")));
             }
-            other => other.map_err(|e| Error::storage(format!("failed to load the manifest of vessel {id}"), e))?,
+            other => {
+                other.map_err(|e| Error::storage(format!("failed to load the manifest of vessel {id}"), e))?
+            }
         };
         VesselManifest::parse_for(id, &bytes)
             .map_err(|e| Error::storage(format!("failed to read the manifest of vessel {id}"), e))

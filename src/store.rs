@@ -149,7 +149,8 @@ fn own(ids: &IdMapping, dir: BorrowedFd<'_>) -> Result<()> {
 }
 
 fn check_owner(fd: &OwnedFd, root: &Path) -> Result<()> {
-    let stat = rustix::fs::fstat(fd).map_err(|e| Error::io(format!("failed to stat {}", root.display()), e))?;
+    let stat =
+        rustix::fs::fstat(fd).map_err(|e| Error::io(format!("failed to stat {}", root.display()), e))?;
     if stat.st_uid == rustix::process::geteuid().as_raw() {
         return Ok(());
     }
@@ -164,8 +165,11 @@ fn check_version(fd: &OwnedFd, root: &Path) -> Result<()> {
         Some(version) if version.trim_ascii() == VERSION.as_bytes() => {}
         Some(version) => {
             let version = version.trim_ascii().escape_ascii().to_string();
-            let message = format!("the store {shown} has format {version:?}, this vesselrt knows {VERSION:?}");
-            return Err(Error::conflict(message).with_remedy("use the vesselrt that made it, or another store"));
+            let message =
+                format!("the store {shown} has format {version:?}, this vesselrt knows {VERSION:?}");
+            return Err(
+                Error::conflict(message).with_remedy("use the vesselrt that made it, or another store")
+            );
         }
         None => {
             let entries = dirs::names(fd.as_fd())?;
@@ -184,16 +188,19 @@ fn check_version(fd: &OwnedFd, root: &Path) -> Result<()> {
 fn check_mapping(fd: &OwnedFd, root: &Path, host: IdMapping) -> Result<IdMapping> {
     let shown = root.display();
     let Some(bytes) = dirs::read_small(fd.as_fd(), IDMAP_FILE, 1 << 20)? else {
-        let json = serde_json::to_vec(&host).map_err(|e| Error::internal("failed to write the id mapping").with_source(e))?;
+        let json = serde_json::to_vec(&host)
+            .map_err(|e| Error::internal("failed to write the id mapping").with_source(e))?;
         dirs::write_atomic(fd.as_fd(), IDMAP_FILE, &json, true)?;
         return Ok(host);
     };
-    let stored: IdMapping = serde_json::from_slice(&bytes)
-        .map_err(|e| Error::integrity(format!("the id mapping of the store {shown} is damaged")).with_source(e))?;
+    let stored: IdMapping = serde_json::from_slice(&bytes).map_err(|e| {
+        Error::integrity(format!("the id mapping of the store {shown} is damaged")).with_source(e)
+    })?;
     if stored == host {
         return Ok(stored);
     }
-    let remedy = "restore the former entries of /etc/subuid and /etc/subgid (and newuidmap), or use another store";
+    let remedy =
+        "restore the former entries of /etc/subuid and /etc/subgid (and newuidmap), or use another store";
     let message = format!("the store {shown} was written under other id mappings than this user has now");
     Err(Error::conflict(message).with_remedy(remedy))
 }

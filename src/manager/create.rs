@@ -198,7 +198,11 @@ async fn take_id(
 }
 
 /// `None` when a vessel has that directory.
-async fn place(manager: &Arc<ManagerInner>, id: &str, state: VesselState) -> Result<Option<(OwnedFd, FileLock)>> {
+async fn place(
+    manager: &Arc<ManagerInner>,
+    id: &str,
+    state: VesselState,
+) -> Result<Option<(OwnedFd, FileLock)>> {
     let (manager, id) = (Arc::clone(manager), id.to_owned());
     blocking(move || {
         let store = &manager.store;

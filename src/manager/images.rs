@@ -88,7 +88,8 @@ impl ImageImport {
 type Progress = Box<dyn FnMut(ImportProgress) + Send>;
 
 fn parse_reference(text: &str) -> Result<Reference> {
-    Reference::parse(text).map_err(|e| Error::invalid(format!("invalid image reference: {text:?}")).with_source(e))
+    Reference::parse(text)
+        .map_err(|e| Error::invalid(format!("invalid image reference: {text:?}")).with_source(e))
 }
 
 fn not_known(image: &str) -> Error {
@@ -97,7 +98,11 @@ fn not_known(image: &str) -> Error {
 }
 
 impl ManagerInner {
-    pub(super) async fn import(self: Arc<Self>, import: ImageImport, mut progress: Progress) -> Result<ImportReport> {
+    pub(super) async fn import(
+        self: Arc<Self>,
+        import: ImageImport,
+        mut progress: Progress,
+    ) -> Result<ImportReport> {
         let reference = import.reference.as_deref().map(parse_reference).transpose()?;
         blocking(move || {
             let _in_use = self.store.use_images()?;
@@ -115,11 +120,14 @@ impl ManagerInner {
         source: Option<String>,
         progress: &mut dyn FnMut(ImportProgress),
     ) -> Result<ImageRecord> {
-        let limits = ImportLimits { archive_bytes: self.config.limits.image_archive_bytes, ..ImportLimits::default() };
+        let limits =
+            ImportLimits { archive_bytes: self.config.limits.image_archive_bytes, ..ImportLimits::default() };
         let failed = |e| Error::storage(format!("failed to import {}", path.display()), e);
-        if path.is_dir() && archive::detect(path, &limits).map_err(failed)?.0 == ArchiveKind::RootfsDirectory {
-            let reference = reference
-                .ok_or_else(|| Error::invalid("a root file system has no name: say what it is to be called"))?;
+        if path.is_dir() && archive::detect(path, &limits).map_err(failed)?.0 == ArchiveKind::RootfsDirectory
+        {
+            let reference = reference.ok_or_else(|| {
+                Error::invalid("a root file system has no name: say what it is to be called")
+            })?;
             return self.import_directory(path, &reference);
         }
         let options = ImportOptions { reference, source, limits, ..ImportOptions::default() };
@@ -154,14 +162,17 @@ impl ManagerInner {
             Ok(digest) => self.content.resolve_digest(&digest),
             Err(_) => self.content.resolve(&parse_reference(text)?),
         };
-        found.map_err(|e| Error::storage(format!("failed to read image {text}"), e))?.ok_or_else(|| not_known(text))
+        found
+            .map_err(|e| Error::storage(format!("failed to read image {text}"), e))?
+            .ok_or_else(|| not_known(text))
     }
 
     pub(super) fn list_images(&self) -> Result<Vec<ImageRecord>> {
         let entries = self.content.list().map_err(|e| Error::storage("failed to list the images", e))?;
         let record = |entry: vesselrt_storage::content::ImageEntry| {
             let name = entry.reference.clone().unwrap_or_else(|| entry.manifest_digest.to_string());
-            let record = entry.record.map_err(|e| Error::storage(format!("failed to read image {name}"), e))?;
+            let record =
+                entry.record.map_err(|e| Error::storage(format!("failed to read image {name}"), e))?;
             Ok(ImageRecord { reference: entry.reference, ..record })
         };
         entries.into_iter().map(record).collect()
@@ -199,8 +210,12 @@ impl ManagerInner {
             match self.storage.load_image(&name).await {
                 Ok(archive) => return Ok(Some(archive)),
                 // A reference that cannot be the name of an archive is the name of none.
-                Err(e) if matches!(e.kind(), StorageErrorKind::NotFound | StorageErrorKind::InvalidArgument) => {}
-                Err(e) => return Err(Error::storage(format!("failed to load the archive of image {text}"), e)),
+                Err(e)
+                    if matches!(e.kind(), StorageErrorKind::NotFound | StorageErrorKind::InvalidArgument) => {
+                }
+                Err(e) => {
+                    return Err(Error::storage(format!("failed to load the archive of image {text}"), e));
+                }
             }
         }
         Ok(None)
@@ -226,7 +241,8 @@ impl ManagerInner {
     /// The image of a vessel.
     pub(super) async fn base_of(self: &Arc<Self>, manifest: &VesselManifest) -> Result<ImageRecord> {
         let (reference, digest) = (&manifest.base_image_ref, &manifest.base_image_digest);
-        let lost = |cause: Error| Error::not_found(format!("base image not found: {reference}")).with_source(cause);
+        let lost =
+            |cause: Error| Error::not_found(format!("base image not found: {reference}")).with_source(cause);
         if !digest.is_empty() {
             let (own, digest) = (Arc::clone(self), digest.clone());
             if let Ok(record) = blocking(move || own.find_image(&digest)).await {
@@ -241,7 +257,11 @@ impl ManagerInner {
     }
 
     /// Makes sure that the layers of a vessel's image are unpacked.
-    pub(super) async fn provide_base(self: &Arc<Self>, manifest: &VesselManifest, image: &mut ImageState) -> Result<()> {
+    pub(super) async fn provide_base(
+        self: &Arc<Self>,
+        manifest: &VesselManifest,
+        image: &mut ImageState,
+    ) -> Result<()> {
         let (own, layers) = (Arc::clone(self), image.layers.clone());
         let there = move |name: &String| dirs::exists(own.store.image_layers.as_fd(), name);
         let complete = blocking(move || {

@@ -86,9 +86,9 @@ impl ManagerInner {
             if dirs::exists(self.store.layers.as_fd(), id)? {
                 continue;
             }
-            let snapshot = manifest
-                .snapshot(id)
-                .ok_or_else(|| Error::integrity(format!("layer of snapshot {id} is missing, and so is its archive")))?;
+            let snapshot = manifest.snapshot(id).ok_or_else(|| {
+                Error::integrity(format!("layer of snapshot {id} is missing, and so is its archive"))
+            })?;
             self.unpack_snapshot(snapshot).await?;
         }
         Ok(())
@@ -96,8 +96,9 @@ impl ManagerInner {
 
     async fn unpack_snapshot(&self, snapshot: &SnapshotManifest) -> Result<()> {
         let id = &snapshot.id;
-        let digest = Digest::parse(&snapshot.checksum)
-            .map_err(|e| Error::integrity(format!("checksum of snapshot {id} is malformed")).with_source(e))?;
+        let digest = Digest::parse(&snapshot.checksum).map_err(|e| {
+            Error::integrity(format!("checksum of snapshot {id} is malformed")).with_source(e)
+        })?;
         if snapshot.size > self.config.limits.snapshot_bytes {
             let message = format!("snapshot {id} has {} bytes, more than allowed", snapshot.size);
             return Err(Error::new(ErrorKind::LimitExceeded, message));

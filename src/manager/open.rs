@@ -161,14 +161,15 @@ async fn start_locked(
     let (name, fd) = (id.to_owned(), Arc::clone(&dir));
     let mut state = blocking(move || read_state(&name, fd.as_fd())).await?;
     let mut manifest = manager.load_manifest(id).await?;
-    let mut ops = None;
+    // Held until the vessel is mounted.
+    let mut ops: Option<FileLock> = None;
     if recover::plan(&state, &manifest)?.is_some() && !ops_held {
         let fd = Arc::clone(&dir);
         // Not waited for: its holder may wait for the lock that we hold.
-        ops = blocking(move || lock::attempt(fd.as_fd(), OPS_LOCK)).await?;
-        if ops.is_none() {
+        let Some(free) = blocking(move || lock::attempt(fd.as_fd(), OPS_LOCK)).await? else {
             return Ok(None);
-        }
+        };
+        ops = Some(free);
         let (name, fd) = (id.to_owned(), Arc::clone(&dir));
         state = blocking(move || read_state(&name, fd.as_fd())).await?;
         manifest = manager.load_manifest(id).await?;
@@ -185,6 +186,7 @@ async fn start_locked(
         Ok(Opened { dir, holder, image: state.image.defaults })
     })
     .await?;
+    drop(ops);
     Ok(Some(opened))
 }
 
@@ -197,7 +199,8 @@ async fn carry_out(
 ) -> Result<VesselState> {
     if let Some(snapshot) = &plan.drop_archive {
         let id = &manifest.id;
-        let failed = |e| Error::storage(format!("failed to remove an archive of vessel {id} that is not whole"), e);
+        let failed =
+            |e| Error::storage(format!("failed to remove an archive of vessel {id} that is not whole"), e);
         manager.storage.delete_snapshot(id, snapshot).await.map_err(failed)?;
     }
     if let Some(current) = plan.current {
@@ -243,7 +246,8 @@ pub(crate) fn unknown(id: &str) -> Error {
 }
 
 pub(super) async fn list(manager: &ManagerInner) -> Result<Vec<VesselManifest>> {
-    let ids = manager.storage.list_vessels().await.map_err(|e| Error::storage("failed to list the vessels", e))?;
+    let ids =
+        manager.storage.list_vessels().await.map_err(|e| Error::storage("failed to list the vessels", e))?;
     let mut manifests = Vec::with_capacity(ids.len());
     for id in ids {
         match manager.load_manifest(&id).await {

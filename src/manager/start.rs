@@ -62,7 +62,8 @@ fn first(
 ) -> Result<(Driver, ShimProcess)> {
     let mut refusal = None;
     for &driver in candidates {
-        let config = ShimConfig { version: VERSION, mount: state.mount_spec(driver), hostname: id.to_owned() };
+        let config =
+            ShimConfig { version: VERSION, mount: state.mount_spec(driver), hostname: id.to_owned() };
         match launcher.shim(&config, dirs).map_err(Error::from) {
             Ok(process) => return Ok((driver, process)),
             Err(e) if matches!(e.kind(), ErrorKind::Unsupported { .. }) => refusal = refusal.or(Some(e)),
@@ -77,7 +78,8 @@ fn listen(dir: BorrowedFd<'_>) -> Result<UnixListener> {
     dirs::unlink(dir, SOCKET)?;
     // A path through /proc is short whatever the store's path is: sun_path holds 107 bytes.
     let path = format!("/proc/self/fd/{}/{SOCKET}", dir.as_raw_fd());
-    let listener = UnixListener::bind(&path).map_err(|e| Error::io("failed to bind the vessel's socket", e))?;
+    let listener =
+        UnixListener::bind(&path).map_err(|e| Error::io("failed to bind the vessel's socket", e))?;
     rustix::fs::chmodat(dir, SOCKET, Mode::RUSR | Mode::WUSR, AtFlags::empty())
         .map_err(|e| Error::io("failed to make the vessel's socket private", e))?;
     Ok(listener)

@@ -39,7 +39,11 @@ fn manifest() -> VesselManifest {
 
 impl World {
     fn new() -> Self {
-        let image = ImageState { digest: String::new(), layers: vec!["c".into()], defaults: ImageDefaults::default() };
+        let image = ImageState {
+            digest: String::new(),
+            layers: vec!["c".into()],
+            defaults: ImageDefaults::default(),
+        };
         Self {
             state: VesselState::new(image, Vec::new(), false),
             manifest: manifest(),

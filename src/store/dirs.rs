@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
@@ -36,7 +36,8 @@ pub(crate) fn make(parent: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(e) => return Err(Error::io(format!("failed to make the directory {name:?} in the store"), e)),
     }
-    open(parent, name)?.ok_or_else(|| Error::io(format!("failed to open the directory {name:?}"), Errno::NOENT))
+    open(parent, name)?
+        .ok_or_else(|| Error::io(format!("failed to open the directory {name:?}"), Errno::NOENT))
 }
 
 /// Whether there is an entry of that name.
@@ -161,6 +162,7 @@ fn write_new(dir: BorrowedFd<'_>, name: &str, bytes: &[u8], durable: bool) -> st
 mod tests {
     use super::*;
     use crate::ErrorKind;
+    use std::os::fd::AsFd;
 
     #[test]
     fn files_are_replaced_and_read_within_their_limit() {

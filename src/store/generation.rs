@@ -48,10 +48,12 @@ impl Store {
             (None, Some(name)) => (self.image_layers.as_fd(), name),
             (None, None) => return rustix::fs::fchmod(tree, Mode::from_raw_mode(0o755)).map_err(failed),
         };
-        let below = rustix::fs::statat(parent, format!("{name}/{TREE}"), AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
+        let below = rustix::fs::statat(parent, format!("{name}/{TREE}"), AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(failed)?;
         let own = rustix::fs::fstat(tree).map_err(failed)?;
         if (own.st_uid, own.st_gid) != (below.st_uid, below.st_gid) {
-            let (uid, gid) = (rustix::fs::Uid::from_raw(below.st_uid), rustix::fs::Gid::from_raw(below.st_gid));
+            let (uid, gid) =
+                (rustix::fs::Uid::from_raw(below.st_uid), rustix::fs::Gid::from_raw(below.st_gid));
             match rustix::fs::fchown(tree, Some(uid), Some(gid)) {
                 // Another of the user's own ids, which only the user namespace can give away: root stays the owner.
                 Ok(()) | Err(Errno::PERM) => {}
@@ -61,7 +63,8 @@ impl Store {
         rustix::fs::fchmod(tree, Mode::from_raw_mode(below.st_mode & 0o7777)).map_err(failed)?;
         let nanos = i64::try_from(below.st_mtime_nsec).unwrap_or(0);
         let mtime = Timespec { tv_sec: below.st_mtime, tv_nsec: nanos };
-        rustix::fs::futimens(tree, &Timestamps { last_access: mtime, last_modification: mtime }).map_err(failed)
+        rustix::fs::futimens(tree, &Timestamps { last_access: mtime, last_modification: mtime })
+            .map_err(failed)
     }
 
     /// A writable layer becomes the layer of a snapshot, if it is still there.

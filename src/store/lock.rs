@@ -69,8 +69,13 @@ pub(crate) fn wait(dir: BorrowedFd<'_>, name: &str, mode: Mode) -> Result<FileLo
 /// Locks a directory itself.
 pub(crate) fn lock_dir(dir: &OwnedFd) -> Result<FileLock> {
     // An open file description of its own, so that dropping it unlocks although `dir` stays open.
-    let own = rustix::fs::openat(dir, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, rustix::fs::Mode::empty())
-        .map_err(|e| Error::io("failed to open a directory of the store", e))?;
+    let own = rustix::fs::openat(
+        dir,
+        ".",
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    )
+    .map_err(|e| Error::io("failed to open a directory of the store", e))?;
     flock(&own, FlockOperation::LockExclusive)?;
     Ok(FileLock(own))
 }
@@ -104,7 +109,11 @@ impl Patience {
 }
 
 /// [`attempt`] until `timeout`; `None` when somebody still holds it then.
-pub(crate) async fn within(dir: &std::sync::Arc<OwnedFd>, name: &'static str, timeout: Duration) -> Result<Option<FileLock>> {
+pub(crate) async fn within(
+    dir: &std::sync::Arc<OwnedFd>,
+    name: &'static str,
+    timeout: Duration,
+) -> Result<Option<FileLock>> {
     let mut patience = Patience::new(timeout);
     loop {
         let dir = std::sync::Arc::clone(dir);
@@ -141,7 +150,8 @@ mod tests {
     fn shared_holders_keep_an_exclusive_one_out() {
         let dir = tempfile::tempdir().unwrap();
         let fd = crate::store::dirs::open_path(dir.path()).unwrap();
-        let (a, b) = (wait(fd.as_fd(), "l", Mode::Shared).unwrap(), wait(fd.as_fd(), "l", Mode::Shared).unwrap());
+        let (a, b) =
+            (wait(fd.as_fd(), "l", Mode::Shared).unwrap(), wait(fd.as_fd(), "l", Mode::Shared).unwrap());
         drop(a);
         assert!(attempt(fd.as_fd(), "l").unwrap().is_none());
         drop(b);

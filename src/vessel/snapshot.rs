@@ -194,13 +194,16 @@ async fn archive(vessel: &VesselInner, connection: &Connection, snapshot: &str) 
         Ok(packed?)
     });
     let body = Box::pin(Whole { pipe: ours, read: 0, verdict: Some(verdict), cut: Arc::clone(&cut) });
-    let (packed, saved) = tokio::join!(pack, vessel.manager.storage.save_snapshot(&vessel.id, snapshot, body));
+    let (packed, saved) =
+        tokio::join!(pack, vessel.manager.storage.save_snapshot(&vessel.id, snapshot, body));
     match (packed, saved) {
         (Ok(packed), Ok(())) if packed.size <= vessel.manager.config.limits.snapshot_bytes => Ok(packed),
         (Ok(_), Ok(())) => Err(Error::new(ErrorKind::LimitExceeded, "the snapshot is larger than allowed")),
         // The storage failed only because the packer had: its reason counts. Otherwise the packer met a closed pipe.
         (Err(error), saved) if saved.is_ok() || cut.load(Ordering::Relaxed) => Err(error),
-        (_, Err(error)) => Err(Error::storage(format!("failed to save the archive of snapshot {snapshot}"), error)),
+        (_, Err(error)) => {
+            Err(Error::storage(format!("failed to save the archive of snapshot {snapshot}"), error))
+        }
         (Err(error), Ok(())) => Err(error),
     }
 }
@@ -216,7 +219,11 @@ struct Whole {
 }
 
 impl AsyncRead for Whole {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
         let before = buf.filled().len();
         let full = buf.remaining() == 0;
         ready!(Pin::new(&mut self.pipe).poll_read(cx, buf))?;
@@ -260,7 +267,8 @@ async fn give_up(vessel: &VesselInner, mut still: Still, snapshot: &str, error: 
 
 /// The sealed layer takes its place, and an empty one is mounted above it.
 async fn switch_to_sealed(vessel: &VesselInner, mut still: Still, snapshot: &str) -> Result<()> {
-    let (manager, dir, name) = (Arc::clone(&vessel.manager), Arc::clone(vessel.lease.dir()), snapshot.to_owned());
+    let (manager, dir, name) =
+        (Arc::clone(&vessel.manager), Arc::clone(vessel.lease.dir()), snapshot.to_owned());
     let sealed = still.state.generation;
     still.state.pending = None;
     still.state.sealed.insert(0, snapshot.to_owned());
