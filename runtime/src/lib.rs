@@ -3,6 +3,7 @@
 //! `unsafe` is allowed in one file, `sys.rs`.
 
 mod entry;
+pub mod doctor;
 pub mod files;
 pub mod idmap;
 pub mod launch;

@@ -14,7 +14,7 @@ use rustix::io::{Errno, Result};
 
 /// Descriptors of the deepest levels that are kept.
 const WINDOW: usize = 64;
-/// Every so manieth level is kept too, so that finding a closed one again is a short way.
+/// One level in so many is kept too, so that the way back to a closed one is short.
 const MILESTONE: usize = 512;
 /// Deepest level: with the milestones, some 260 descriptors.
 const MAX_DEPTH: usize = 100_000;

@@ -154,7 +154,7 @@ fn w11_long_names_and_paths_are_typed_errors() {
     tree.write(&"n".repeat(255), "x").unwrap();
     for path in ["n".repeat(256), "a/".repeat(2047) + "bc", "a".repeat(100_000)] {
         let path = path.as_bytes();
-        fails(open(&tree.root, path, RDONLY, 0).and_then(|_| Ok(())), FaultKind::InvalidArgument);
+        fails(open(&tree.root, path, RDONLY, 0), FaultKind::InvalidArgument);
         fails(make_dir(&tree.root, path, 0o755, false), FaultKind::InvalidArgument);
         fails(stat(&tree.root, path, false), FaultKind::InvalidArgument);
     }

@@ -11,6 +11,15 @@ use super::*;
 
 const ROUNDS: u32 = 20_000;
 
+/// Ends the swapper also when an assertion of the test fails: the scope waits for it.
+struct StopOnDrop<'flag>(&'flag AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Runs `work` on `swapped/…` until the other thread has made its rounds, at least 200 times. Returns how often it
 /// succeeded and failed.
 fn race(tree: &Tree, mut work: impl FnMut() -> Result<(), Fault>) -> (u32, u32) {
@@ -24,6 +33,7 @@ fn race(tree: &Tree, mut work: impl FnMut() -> Result<(), Fault>) -> (u32, u32) 
                 rounds.fetch_add(1, Ordering::Relaxed);
             }
         });
+        let _stopper = StopOnDrop(&stop);
         while rounds.load(Ordering::Relaxed) < ROUNDS || good + bad < 200 {
             match work() {
                 Ok(()) => good += 1,
@@ -33,7 +43,6 @@ fn race(tree: &Tree, mut work: impl FnMut() -> Result<(), Fault>) -> (u32, u32) 
                 }
             }
         }
-        stop.store(true, Ordering::Relaxed);
     });
     (good, bad)
 }
@@ -104,11 +113,11 @@ fn w17_trees_under_removal_and_copy_never_escape() {
                     let _ = renameat_with(CWD, &one, CWD, &other, RenameFlags::EXCHANGE);
                 }
             });
+            let _stopper = StopOnDrop(&stop);
             // May fail when the guest is in between; must not leave the tree.
             let copied = format!("copy{number}");
             let _ = moves::by_copy(&tree, &top, &copied);
             let _ = remove(&tree.root, top.as_bytes(), true);
-            stop.store(true, Ordering::Relaxed);
         });
         tree.canary_is_well();
     }
