@@ -2,8 +2,8 @@
 //!
 //! `unsafe` is allowed in one file, `sys.rs`.
 
-mod entry;
 pub mod doctor;
+mod entry;
 pub mod files;
 pub mod idmap;
 pub mod launch;

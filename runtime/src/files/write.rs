@@ -78,7 +78,7 @@ fn write_in_place(dir: BorrowedFd<'_>, name: &CStr, mut data: impl Read) -> Outc
     rustix::fs::ftruncate(&file, 0)?;
     let mut file = File::from(file);
     io::copy(&mut data, &mut file)?;
-    Ok(file.sync_data()?)
+    Ok(())
 }
 
 fn replace(
@@ -96,8 +96,7 @@ fn replace(
             Some(old) => take_over(dir, name, old, &file),
             None => Ok(rustix::fs::fchmod(&file, Mode::from_raw_mode(mode & 0o7777))?),
         })
-        // Without it, a power loss after the rename can leave an empty file.
-        .and_then(|()| Ok(file.sync_data()?))
+        // Not synced, as a program inside would not either: whoever needs a file on disk syncs it.
         .and_then(|()| Ok(rustix::fs::renameat(dir, &staged, dir, name)?));
     if outcome.is_err() {
         // A failure leaves a hidden name behind, which the guest can see and remove.

@@ -3,3 +3,4 @@
 
 mod hostile;
 mod listing;
+mod roundtrip;

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
+use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit};
 
 use super::Server;
@@ -23,6 +24,8 @@ pub(super) fn server(socket: &UnixStream, mounts: Vec<OwnedFd>) -> Result<Server
     let [image_layers, sealed_layers, vessel, listener, lock] = <[OwnedFd; 5]>::try_from(fds)
         .map_err(|_| Fault::new(FaultKind::InvalidArgument, "a shim needs five descriptors"))?;
     raise_descriptor_limit();
+    // The mode that a request names is the mode that a file gets.
+    rustix::process::umask(Mode::empty());
     loopback::up().map_err(|e| Fault::io("bring up the loopback interface", &e))?;
     let site = Site::build(&config.hostname).map_err(|e| house_fault(&e))?;
     let dirs =
