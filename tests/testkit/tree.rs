@@ -63,7 +63,14 @@ pub(crate) fn outside_script(dir: &Path, script: &str) -> String {
         false => Command::new(busybox),
     };
     command.args(["sh", "-c", script]).current_dir(dir).stdin(Stdio::null());
-    let output = command.env_clear().env("PATH", "/usr/bin:/bin:/usr/sbin").output().unwrap();
+    // The same tools as inside, as far as they are busybox's.
+    let applets = dir.parent().unwrap().join("applets");
+    if !applets.exists() {
+        std::fs::create_dir(&applets).unwrap();
+        assert!(Command::new(busybox).args(["--install", "-s"]).arg(&applets).status().unwrap().success());
+    }
+    let path = format!("{}:/usr/bin:/bin:/usr/sbin", applets.display());
+    let output = command.env_clear().env("PATH", path).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
     text
