@@ -56,7 +56,7 @@ pub(crate) fn outside_script(dir: &Path, script: &str) -> String {
     let busybox = super::image::BUSYBOX;
     let mut command = match super::unprivileged() {
         true => {
-            let mut command = Command::new("unshare");
+            let mut command = Command::new(super::caps::which("unshare").unwrap());
             command.args(["--map-root-user", "--map-auto", busybox]);
             command
         }
