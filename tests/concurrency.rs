@@ -40,7 +40,7 @@ async fn a_second_manager_joins_the_running_shim(store: &Store) {
     assert_eq!(one.read_file("g").await.unwrap(), b"from two\n");
     let snapshot = two.create_snapshot("by two").await.unwrap();
     one.write_file("f", "changed", 0o644).await.unwrap();
-    assert_eq!(one.list_snapshots().await.unwrap(), [snapshot.clone()]);
+    assert_eq!(one.list_snapshots().await.unwrap(), std::slice::from_ref(&snapshot));
     two.restore_snapshot(&snapshot.id).await.unwrap();
     assert_eq!(one.read_file("f").await.unwrap(), b"from one");
     // What one runs keeps the other from a snapshot too.
@@ -189,7 +189,8 @@ async fn deleting_ends_commands_that_run(store: &Store) {
     let (manager, one, other, two) = two_handles(store).await;
     let mark = format!("{}.75", 2_000_000 + std::process::id());
     let running = one.clone();
-    let options = ExecOptions::new(["sh", "-c", &format!("touch started; sleep {mark}")]).persist_result(true);
+    let options =
+        ExecOptions::new(["sh", "-c", &format!("touch started; sleep {mark}")]).persist_result(true);
     let command = tokio::spawn(async move { running.exec(options).await });
     until("the command has started", async || two.stat("started").await.is_ok()).await;
     within(PATIENCE, "the deletion", other.delete_vessel(two.id())).await.unwrap();
@@ -326,7 +327,9 @@ async fn many_vessels_run_at_once(store: &Store) {
     let tasks: Vec<_> = vessels
         .iter()
         .cloned()
-        .map(|vessel| tokio::spawn(async move { sh(&vessel, "cat i; hostname > /tmp/h; usleep 100000").await }))
+        .map(|vessel| {
+            tokio::spawn(async move { sh(&vessel, "cat i; hostname > /tmp/h; usleep 100000").await })
+        })
         .collect();
     for (i, task) in tasks.into_iter().enumerate() {
         assert_eq!(task.await.unwrap(), i.to_string());
