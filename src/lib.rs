@@ -1,2 +1,66 @@
 //! vesselrt: workspaces for AI agents on plain Linux.
+//!
+//! A [`Vessel`] is a workspace: an OCI image as a read-only base, a writable layer on top, commands run inside, files
+//! read and written from outside, snapshots that can be listed and restored. No daemon, no root. A [`Manager`] makes
+//! and opens vessels in a store on disk.
+//!
+//! ```no_run
+//! use vesselrt::{ExecOptions, Manager, ManagerConfig};
+//!
+//! #[tokio::main]
+//! async fn main() -> vesselrt::Result<()> {
+//!     vesselrt::init(); // must be first: becomes the shim when re-executed
+//!     let manager = Manager::new(ManagerConfig::default()).await?;
+//!     let vessel = manager.create_vessel("docker.io/library/alpine:latest", "/workspace").await?;
+//!     let hello = ["sh", "-c", "echo hello > output.txt"];
+//!     let done = vessel.exec(ExecOptions::new(hello).persist_result(true)).await?;
+//!     assert_eq!(done.exit_code, 0);
+//!     let data: Vec<u8> = vessel.read_file("output.txt").await?;
+//!     assert_eq!(data, b"hello\n");
+//!     let snap = vessel.create_snapshot("init workspace").await?;
+//!     vessel.delete_file("output.txt").await?;
+//!     vessel.restore_snapshot(&snap.id).await?;
+//!     vessel.close().await
+//! }
+//! ```
+//!
+//! [`blocking`] has the same for programs without an async runtime.
+//!
+//! Where things are: `manager` and `vessel` are the public verbs; `store` the directories on disk; `state` and `recover`
+//! what a vessel's local state is and how a crash is made good; `vesselrt-runtime` the Linux mechanism (shim, overlay,
+//! containers); `vesselrt-storage` the durable bytes (manifests, archives, images).
 #![forbid(unsafe_code)]
+
+pub mod blocking;
+mod config;
+mod error;
+mod manager;
+mod offload;
+mod recover;
+mod state;
+mod store;
+mod vessel;
+
+pub use config::{Limits, ManagerConfig, OverlayDriver};
+pub use error::{Error, ErrorKind, Result};
+pub use manager::create::CreateOptions;
+pub use manager::images::{ImageImport, ImportProgress, ImportReport};
+pub use manager::{Manager, VesselStatus};
+pub use vessel::Vessel;
+pub use vessel::exec::{ExecOptions, ExecResult, TIMEOUT_EXIT_CODE};
+pub use vessel::file::{File, OpenOptions};
+pub use vessel::files::{DirEntry, FileInfo, FileType};
+pub use vessel::session::Running;
+pub use vesselrt_storage::content::{ImageRecord, LayerRecord};
+pub use vesselrt_storage::manifest::{SnapshotManifest, VesselManifest};
+pub use vesselrt_storage::{
+    ByteStream, CompressedStorage, Digest, IdGenerator, LocalStorage, Reference, Storage, StorageError,
+    StorageErrorKind, UniqueIdGenerator,
+};
+
+/// Becomes a shim or a worker when this process was started as one, and then does not return; returns at once
+/// otherwise. Must be the first line of `main`: a program that does not call it needs
+/// [`ManagerConfig::shim_path`].
+pub fn init() {
+    vesselrt_runtime::init();
+}

@@ -1,2 +1,36 @@
-//! Durable bytes of vesselrt.
+//! Durable bytes of vesselrt: storage backends, manifests, image references, and the OCI content store.
+//!
+//! Two things live side by side and know nothing of each other:
+//! * [`backend::Storage`] keeps what a vessel cannot be rebuilt from: its manifest and its snapshot archives.
+//!   [`local::LocalStorage`] is a directory, [`compressed::CompressedStorage`] adds zstd to any other.
+//! * [`content::ContentStore`] keeps images as an OCI image layout; [`archive`] brings them in from files.
+//!
+//! Nothing here knows of overlays, users or processes.
 #![forbid(unsafe_code)]
+
+pub mod backend;
+pub mod compressed;
+pub mod compression;
+pub mod conformance;
+pub mod digest;
+mod dir;
+pub mod error;
+pub mod id;
+pub mod json;
+pub mod local;
+pub mod manifest;
+pub mod memory;
+mod pipe;
+pub mod reference;
+pub mod verify;
+
+pub use backend::{ByteStream, Storage};
+pub use compressed::CompressedStorage;
+pub use digest::Digest;
+pub use dir::FileError;
+pub use error::{Result, StorageError, StorageErrorKind};
+pub use id::{IdGenerator, UniqueIdGenerator, validate_id};
+pub use local::LocalStorage;
+pub use manifest::{SnapshotManifest, VesselManifest};
+pub use memory::MemoryStorage;
+pub use reference::Reference;

@@ -1,0 +1,307 @@
+//! [`Manager`]: makes, opens, lists and deletes the vessels of one store, and keeps its images.
+#![forbid(unsafe_code)]
+
+pub(crate) mod create;
+mod delete;
+pub(crate) mod images;
+mod layers;
+mod open;
+mod sweep;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use vesselrt_runtime::launch::{Launcher, host_mapping};
+use vesselrt_runtime::shim::protocol::Driver;
+use vesselrt_storage::content::{ContentStore, ImageRecord};
+use vesselrt_storage::manifest::VesselManifest;
+use vesselrt_storage::{CompressedStorage, Storage};
+
+use crate::config::{ManagerConfig, OverlayDriver};
+use crate::error::{Error, Result};
+use crate::offload::{blocking, detached};
+use crate::store::Store;
+use crate::vessel::Vessel;
+use create::CreateOptions;
+use images::{ImageImport, ImportProgress, ImportReport};
+
+/// Makes, opens, lists and deletes the vessels of one store. Clones are handles on the same manager; any number of
+/// processes may have managers of the same store.
+#[derive(Clone)]
+pub struct Manager {
+    inner: Arc<ManagerInner>,
+}
+
+/// What all handles and vessels of a manager share.
+pub(crate) struct ManagerInner {
+    pub(crate) config: ManagerConfig,
+    pub(crate) store: Store,
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) content: ContentStore,
+    launcher: Mutex<Option<Launcher>>,
+    /// One lock per reference that is looked up, so that it is imported once.
+    imports: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    sweeper: tokio::sync::Mutex<()>,
+}
+
+/// Whether a vessel is in use, by whoever it may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct VesselStatus {
+    /// Its shim runs: some process has it open, or it was started.
+    pub running: bool,
+    /// Commands that run in it.
+    pub commands: u32,
+    /// Its shim stays when the last process that has it open is gone.
+    pub kept: bool,
+    /// What stacks its layers ([`OverlayDriver::Kernel`] or [`OverlayDriver::Fuse`]), while it runs.
+    pub driver: Option<OverlayDriver>,
+}
+
+impl Manager {
+    /// Opens the store of `config`, which is created if missing.
+    ///
+    /// # Errors
+    /// [`PermissionDenied`](crate::ErrorKind::PermissionDenied) when it belongs to someone else;
+    /// [`Conflict`](crate::ErrorKind::Conflict) when the directory is no store, or was written under other id mappings;
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) when its file system is full or read-only.
+    pub async fn new(config: ManagerConfig) -> Result<Self> {
+        let inner = blocking(move || ManagerInner::open(config)).await?;
+        let manager = Self { inner: Arc::new(inner) };
+        manager.inner.sweep_later();
+        Ok(manager)
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub fn config(&self) -> &ManagerConfig {
+        &self.inner.config
+    }
+
+    /// Makes a vessel with a new id. An image that is not known yet is looked for in the
+    /// [`Storage`](crate::Storage::load_image); nothing is downloaded. `work_dir` is where relative paths and commands
+    /// begin, created if missing: empty is the image's own, a relative one is `/`.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound) for an unknown image;
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) "path is not a directory: …"; whatever the host cannot do is
+    /// [`Unsupported`](crate::ErrorKind::Unsupported). Nothing is left behind.
+    pub async fn create_vessel(&self, image: &str, work_dir: &str) -> Result<Vessel> {
+        self.create_vessel_with(CreateOptions::new(image).work_dir(work_dir)).await
+    }
+
+    /// [`Self::create_vessel`] with all options.
+    ///
+    /// # Errors
+    /// Those of [`Self::create_vessel`]; [`AlreadyExists`](crate::ErrorKind::AlreadyExists) for a given id that is taken.
+    pub async fn create_vessel_with(&self, options: CreateOptions) -> Result<Vessel> {
+        let inner = Arc::clone(&self.inner);
+        detached(async move { create::create(&inner, options).await }).await
+    }
+
+    /// Opens a vessel: joins its shim if one runs, starts one otherwise. What was not snapshotted is still there. What a
+    /// crash interrupted is finished or undone. A store that lost its local directories gets them back from the
+    /// archives.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound) "vessel not found: …" or "base image not found: …";
+    /// [`Conflict`](crate::ErrorKind::Conflict) when another process keeps it locked for longer than the configured time.
+    pub async fn open_vessel(&self, id: &str) -> Result<Vessel> {
+        let (inner, id) = (Arc::clone(&self.inner), id.to_owned());
+        detached(async move { open::open(&inner, &id).await }).await
+    }
+
+    /// Deletes a vessel with its snapshots. One that runs is stopped first, commands and all.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound) "vessel not found: …".
+    pub async fn delete_vessel(&self, id: &str) -> Result<()> {
+        let (inner, id) = (Arc::clone(&self.inner), id.to_owned());
+        detached(async move { delete::delete(&inner, &id).await }).await
+    }
+
+    /// The manifests of all vessels, oldest first.
+    ///
+    /// # Errors
+    /// Those of the storage; [`IntegrityViolation`](crate::ErrorKind::IntegrityViolation) for a damaged manifest.
+    pub async fn list_vessels(&self) -> Result<Vec<VesselManifest>> {
+        open::list(&self.inner).await
+    }
+
+    /// The manifest of one vessel, which is not opened.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound) "vessel not found: …".
+    pub async fn vessel_manifest(&self, id: &str) -> Result<VesselManifest> {
+        self.inner.load_manifest(id).await
+    }
+
+    /// Whether a vessel is in use. It is not opened.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound) "vessel not found: …".
+    pub async fn vessel_status(&self, id: &str) -> Result<VesselStatus> {
+        open::status(&self.inner, id).await
+    }
+
+    /// Stops a vessel, whoever has it open: its commands are killed, its shim leaves. False when it did not run.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound) "vessel not found: …"; [`Unavailable`](crate::ErrorKind::Unavailable)
+    /// when the shim is not gone after 10 s.
+    pub async fn stop_vessel(&self, id: &str) -> Result<bool> {
+        open::stop(&self.inner, id).await
+    }
+
+    /// Stops all vessels that run, and says which they were.
+    ///
+    /// # Errors
+    /// The first error of [`Self::stop_vessel`], after all have been tried.
+    pub async fn stop_all(&self) -> Result<Vec<String>> {
+        open::stop_all(&self.inner).await
+    }
+
+    /// Imports an image from a docker-archive, an oci-archive, an OCI layout directory, a rootfs tar or a rootfs
+    /// directory, plain or compressed, as `reference`. `progress` hears how far it is.
+    ///
+    /// # Errors
+    /// [`IntegrityViolation`](crate::ErrorKind::IntegrityViolation) for an archive that is not what it says;
+    /// [`LimitExceeded`](crate::ErrorKind::LimitExceeded).
+    pub async fn import_image(
+        &self,
+        path: impl Into<std::path::PathBuf>,
+        reference: &str,
+        progress: impl FnMut(ImportProgress) + Send + 'static,
+    ) -> Result<ImportReport> {
+        self.import_image_with(ImageImport::new(path).reference(reference), progress).await
+    }
+
+    /// [`Self::import_image`] with all options.
+    ///
+    /// # Errors
+    /// Those of [`Self::import_image`].
+    pub async fn import_image_with(
+        &self,
+        import: ImageImport,
+        progress: impl FnMut(ImportProgress) + Send + 'static,
+    ) -> Result<ImportReport> {
+        let inner = Arc::clone(&self.inner);
+        detached(async move { inner.import(import, Box::new(progress)).await }).await
+    }
+
+    /// All images that have a reference.
+    ///
+    /// # Errors
+    /// [`IntegrityViolation`](crate::ErrorKind::IntegrityViolation) for a damaged store.
+    pub async fn list_images(&self) -> Result<Vec<ImageRecord>> {
+        let inner = Arc::clone(&self.inner);
+        blocking(move || inner.list_images()).await
+    }
+
+    /// One image, by reference or by the digest of its manifest.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound) "image not found: …".
+    pub async fn inspect_image(&self, reference: &str) -> Result<ImageRecord> {
+        let (inner, reference) = (Arc::clone(&self.inner), reference.to_owned());
+        blocking(move || inner.find_image(&reference)).await
+    }
+
+    /// Removes a reference, and what nothing else uses of its image.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound) "image not found: …"; [`Conflict`](crate::ErrorKind::Conflict) while a
+    /// vessel is based on it and no other reference keeps it.
+    pub async fn remove_image(&self, reference: &str) -> Result<()> {
+        let (inner, reference) = (Arc::clone(&self.inner), reference.to_owned());
+        detached(async move { inner.remove_image(&reference).await }).await
+    }
+
+    /// Removes what crashes left behind and what was deleted but not removed yet. [`Self::new`] starts the same in the
+    /// background.
+    ///
+    /// # Errors
+    /// The first that is met, after everything has been tried.
+    pub async fn collect_garbage(&self) -> Result<()> {
+        let inner = Arc::clone(&self.inner);
+        detached(async move { inner.sweep().await }).await
+    }
+
+    /// Waits until what was deleted is removed. Vessels stay open until they are closed themselves.
+    ///
+    /// # Errors
+    /// None at present: what cannot be removed now stays in the trash for the next manager.
+    pub async fn close(&self) -> Result<()> {
+        // A host without user namespaces cannot remove trees of other ids; that is no reason to fail here.
+        let _ = self.collect_garbage().await;
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Manager {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Manager").field("root", &self.inner.config.root).finish_non_exhaustive()
+    }
+}
+
+impl ManagerInner {
+    fn open(config: ManagerConfig) -> Result<Self> {
+        let store = Store::open(&config.root, || Ok(host_mapping()?))?;
+        let content = ContentStore::open(&store.path("images"))?;
+        let storage = match &config.storage {
+            Some(storage) => Arc::clone(storage),
+            None => Arc::new(CompressedStorage::local(store.path("data"))?),
+        };
+        Ok(Self {
+            config,
+            store,
+            storage,
+            content,
+            launcher: Mutex::new(None),
+            imports: Mutex::default(),
+            sweeper: tokio::sync::Mutex::default(),
+        })
+    }
+
+    /// What starts shims and workers; made when it is first needed, as a manager that only lists needs none.
+    pub(crate) fn launcher(&self) -> Result<Launcher> {
+        let mut launcher = self.launcher.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(launcher) = &*launcher {
+            return Ok(launcher.clone());
+        }
+        let new = Launcher::new(self.config.shim_path.as_deref(), self.store.ids().clone())?;
+        Ok(launcher.insert(new).clone())
+    }
+
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound) "vessel not found: …".
+    pub(crate) async fn load_manifest(&self, id: &str) -> Result<VesselManifest> {
+        vesselrt_storage::validate_id(id)
+            .map_err(|e| Error::invalid(format!("invalid id of a vessel: {id:?}")).with_source(e))?;
+        let bytes = match self.storage.load_vessel_manifest(id).await {
+            Err(e) if e.kind() == vesselrt_storage::StorageErrorKind::NotFound => {
+                return Err(Error::not_found(format!("vessel not found: {id}")));
+            }
+            other => other.map_err(|e| Error::storage(format!("failed to load the manifest of vessel {id}"), e))?,
+        };
+        VesselManifest::parse(&bytes)
+            .map_err(|e| Error::storage(format!("failed to read the manifest of vessel {id}"), e))
+    }
+
+    pub(crate) async fn save_manifest(&self, manifest: &VesselManifest) -> Result<()> {
+        let id = &manifest.id;
+        self.storage
+            .save_vessel_manifest(id, &manifest.to_json())
+            .await
+            .map_err(|e| Error::storage(format!("failed to save the manifest of vessel {id}"), e))
+    }
+}
+
+/// The public name of a driver.
+pub(crate) fn overlay_of(driver: Driver) -> OverlayDriver {
+    match driver {
+        Driver::Kernel => OverlayDriver::Kernel,
+        Driver::Fuse => OverlayDriver::Fuse,
+    }
+}

@@ -1,0 +1,149 @@
+//! What a store knows of a vessel besides its manifest: `vessels/ID/state.json`.
+//!
+//! The manifest, in the [`Storage`](crate::Storage), says which snapshots exist; the state says what the local
+//! directories are. Both change in one operation, so the state announces it first ([`Pending`]) and
+//! [`crate::recover`] decides what a crash left.
+#![forbid(unsafe_code)]
+
+use serde::{Deserialize, Serialize};
+use vesselrt_runtime::shim::protocol::{Driver, MountSpec};
+
+use crate::error::{Error, Result};
+
+/// Version of the file that this code writes.
+const VERSION: u32 = 1;
+/// A state with some hundred snapshots has some kilobytes.
+pub(crate) const MAX_BYTES: u64 = 16 << 20;
+
+/// What commands take from the image.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ImageDefaults {
+    /// `KEY=VALUE` entries.
+    pub(crate) env: Vec<String>,
+    /// `User` of the image configuration; empty is root.
+    pub(crate) user: String,
+}
+
+/// The base image as this vessel uses it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ImageState {
+    /// Digest of the manifest.
+    pub(crate) digest: String,
+    /// Directories under `images/layers`, topmost first.
+    pub(crate) layers: Vec<String>,
+    #[serde(flatten)]
+    pub(crate) defaults: ImageDefaults,
+}
+
+/// An operation that changes manifest and local state both, written down before it begins.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub(crate) enum Pending {
+    /// The writable layer becomes this snapshot.
+    Seal { snapshot: String },
+    /// These layers (topmost first, the snapshot's own) take the place of the present ones.
+    Restore { snapshot: String, sealed: Vec<String> },
+}
+
+/// The content of `state.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct VesselState {
+    pub(crate) version: u32,
+    pub(crate) image: ImageState,
+    /// Snapshots below the writable layer, topmost first: directories under `layers`.
+    pub(crate) sealed: Vec<String>,
+    /// The writable layer is `gen-N`.
+    pub(crate) generation: u64,
+    /// The vessel is thrown away after use: nothing of it is synced.
+    pub(crate) volatile: bool,
+    /// `None` until the vessel was mounted once.
+    pub(crate) driver: Option<Driver>,
+    pub(crate) pending: Option<Pending>,
+}
+
+impl VesselState {
+    pub(crate) fn new(image: ImageState, sealed: Vec<String>, volatile: bool) -> Self {
+        Self { version: VERSION, image, sealed, generation: 1, volatile, driver: None, pending: None }
+    }
+
+    /// # Errors
+    /// [`IntegrityViolation`](crate::ErrorKind::IntegrityViolation).
+    pub(crate) fn parse(vessel: &str, bytes: &[u8]) -> Result<Self> {
+        let state: Self = serde_json::from_slice(bytes)
+            .map_err(|e| Error::integrity(format!("local state of vessel {vessel} is damaged")).with_source(e))?;
+        if state.version != VERSION {
+            let version = state.version;
+            let message = format!("local state of vessel {vessel} has version {version}, this vesselrt knows {VERSION}");
+            return Err(Error::integrity(message).with_remedy("use the vesselrt that wrote it"));
+        }
+        state.check_names(vessel)?;
+        Ok(state)
+    }
+
+    /// Names become directory names: a damaged file must not name anything else.
+    fn check_names(&self, vessel: &str) -> Result<()> {
+        let pending = match &self.pending {
+            Some(Pending::Seal { snapshot }) => vec![snapshot],
+            Some(Pending::Restore { snapshot, sealed }) => sealed.iter().chain([snapshot]).collect(),
+            None => Vec::new(),
+        };
+        for name in self.image.layers.iter().chain(&self.sealed).chain(pending) {
+            vesselrt_storage::validate_id(name)
+                .map_err(|e| Error::integrity(format!("local state of vessel {vessel} is damaged")).with_source(e))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("it has neither maps with odd keys nor values that JSON cannot express")
+    }
+
+    /// What a shim is to mount.
+    pub(crate) fn mount_spec(&self, driver: Driver) -> MountSpec {
+        MountSpec {
+            sealed: self.sealed.clone(),
+            image: self.image.layers.clone(),
+            generation: self.generation,
+            volatile: self.volatile,
+            driver,
+        }
+    }
+
+    /// The snapshot that the writable layer lies on; empty when it is the image.
+    pub(crate) fn top(&self) -> &str {
+        self.sealed.first().map_or("", String::as_str)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state() -> VesselState {
+        let defaults = ImageDefaults { env: vec!["A=b".into()], user: String::new() };
+        let image = ImageState { digest: "sha256:00".into(), layers: vec!["c2".into(), "c1".into()], defaults };
+        VesselState::new(image, vec!["s1".into()], false)
+    }
+
+    #[test]
+    fn the_file_reads_back() {
+        let mut state = state();
+        for pending in [
+            None,
+            Some(Pending::Seal { snapshot: "s2".into() }),
+            Some(Pending::Restore { snapshot: "s1".into(), sealed: vec!["s1".into()] }),
+        ] {
+            state.pending = pending;
+            assert_eq!(VesselState::parse("v", &state.to_json()).unwrap(), state);
+        }
+    }
+
+    #[test]
+    fn a_damaged_or_newer_file_is_refused() {
+        let good = String::from_utf8(state().to_json()).unwrap();
+        for bad in ["{", &good.replace("\"version\":1", "\"version\":2"), &good.replace("\"s1\"", "\"../s1\"")] {
+            let error = VesselState::parse("v", bad.as_bytes()).unwrap_err();
+            assert_eq!(error.kind(), crate::ErrorKind::IntegrityViolation, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! [`Vessel`]: an open workspace.
+//!
+//! ```text
+//!                    open_vessel / create_vessel
+//!                               │
+//!                               ▼            the shim is killed
+//!   files, exec, snapshots ⇄  open  ───────────────────────────► lost
+//!                               │  ▲                               │
+//!                         close │  └────── the next operation ─────┘
+//!                               ▼
+//!                            closed: what was written stays on disk
+//! ```
+//!
+//! A vessel holds one connection to its shim, the lease: the shim leaves when the last lease is gone. Every operation
+//! has a connection of its own while it lasts, so operations of one vessel run side by side.
+#![forbid(unsafe_code)]
+
+pub(crate) mod exec;
+pub(crate) mod file;
+pub(crate) mod files;
+pub(crate) mod lease;
+pub(crate) mod paths;
+mod pump;
+pub(crate) mod session;
+mod snapshot;
+mod terminal;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use vesselrt_storage::manifest::{SnapshotManifest, VesselManifest};
+
+use crate::error::Result;
+use crate::manager::ManagerInner;
+use crate::offload::detached;
+use crate::state::ImageDefaults;
+use exec::{ExecOptions, ExecResult};
+use file::{File, OpenOptions};
+use files::{DirEntry, FileInfo};
+use lease::Lease;
+use session::Running;
+
+/// An open workspace. Clones are handles on the same one.
+///
+/// Paths are those inside; a relative one begins at the working directory of the vessel. They never leave it, whatever
+/// symlinks there are. When the last handle is dropped, or on [`close`](Self::close), the shim leaves unless another process
+/// has the vessel open too; what was written stays.
+#[derive(Clone)]
+pub struct Vessel {
+    pub(crate) inner: Arc<VesselInner>,
+}
+
+/// What all handles of an open vessel share.
+pub(crate) struct VesselInner {
+    pub(crate) manager: Arc<ManagerInner>,
+    pub(crate) id: String,
+    pub(crate) image: ImageDefaults,
+    pub(crate) manifest: RwLock<VesselManifest>,
+    pub(crate) lease: Lease,
+}
+
+impl Vessel {
+    pub(crate) fn new(
+        manager: Arc<ManagerInner>,
+        manifest: VesselManifest,
+        image: ImageDefaults,
+        lease: Lease,
+    ) -> Self {
+        let id = manifest.id.clone();
+        Self { inner: Arc::new(VesselInner { manager, id, image, manifest: RwLock::new(manifest), lease }) }
+    }
+
+    /// The id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.inner.id
+    }
+
+    /// A copy of the manifest as this handle last saw it.
+    #[must_use]
+    pub fn manifest(&self) -> VesselManifest {
+        self.inner.manifest.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Opens a file. Close it before a snapshot: a file that is open for writing is a
+    /// [`Conflict`](crate::ErrorKind::Conflict) there.
+    ///
+    /// # Errors
+    /// Those of open(2) by kind; [`InvalidArgument`](crate::ErrorKind::InvalidArgument) for what is not a regular file.
+    pub async fn open_file(&self, path: impl AsRef<Path>, options: &OpenOptions) -> Result<File> {
+        file::open(&self.inner, path.as_ref(), options).await
+    }
+
+    /// Reads a whole file.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound); [`LimitExceeded`](crate::ErrorKind::LimitExceeded) for a file over
+    /// [`Limits::read_file_bytes`](crate::Limits::read_file_bytes).
+    pub async fn read_file(&self, path: impl AsRef<Path>) -> Result<Vec<u8>> {
+        files::read(&self.inner, path.as_ref()).await
+    }
+
+    /// Replaces a file as a whole, or creates it with the permission bits of `mode`: either the old content is there or
+    /// the new. Directories above it must exist.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound) for the directory above; [`Unavailable`](crate::ErrorKind::Unavailable)
+    /// when the disk is full.
+    pub async fn write_file(&self, path: impl AsRef<Path>, data: impl AsRef<[u8]>, mode: u32) -> Result<()> {
+        files::write(&self.inner, path.as_ref(), data.as_ref(), mode).await
+    }
+
+    /// Removes a file, a symlink, or a directory that is empty.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound); [`Conflict`](crate::ErrorKind::Conflict) or the like for a directory with entries.
+    pub async fn delete_file(&self, path: impl AsRef<Path>) -> Result<()> {
+        files::delete(&self.inner, path.as_ref(), false).await
+    }
+
+    /// Removes a file, or a directory with everything in it.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound).
+    pub async fn delete_all(&self, path: impl AsRef<Path>) -> Result<()> {
+        files::delete(&self.inner, path.as_ref(), true).await
+    }
+
+    /// Renames a file or a directory; a file that has the new name is replaced.
+    ///
+    /// # Errors
+    /// Those of rename(2) by kind.
+    pub async fn rename_file(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<()> {
+        files::rename(&self.inner, from.as_ref(), to.as_ref()).await
+    }
+
+    /// Metadata of what `path` leads to: a symlink at its end is followed.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound).
+    pub async fn stat(&self, path: impl AsRef<Path>) -> Result<FileInfo> {
+        files::stat(&self.inner, path.as_ref(), true).await
+    }
+
+    /// Metadata of `path` itself: a symlink at its end is not followed.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound).
+    pub async fn symlink_stat(&self, path: impl AsRef<Path>) -> Result<FileInfo> {
+        files::stat(&self.inner, path.as_ref(), false).await
+    }
+
+    /// Makes a directory with the permission bits of `mode`.
+    ///
+    /// # Errors
+    /// [`AlreadyExists`](crate::ErrorKind::AlreadyExists); [`NotFound`](crate::ErrorKind::NotFound) for the directory above.
+    pub async fn make_dir(&self, path: impl AsRef<Path>, mode: u32) -> Result<()> {
+        files::make_dir(&self.inner, path.as_ref(), mode, false).await
+    }
+
+    /// Makes a directory and what is missing above it. One that is there is fine.
+    ///
+    /// # Errors
+    /// Those of mkdir(2) by kind.
+    pub async fn make_dir_all(&self, path: impl AsRef<Path>, mode: u32) -> Result<()> {
+        files::make_dir(&self.inner, path.as_ref(), mode, true).await
+    }
+
+    /// The entries of a directory, sorted by name, with their own metadata (symlinks are not followed).
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound); [`InvalidArgument`](crate::ErrorKind::InvalidArgument) for what is no directory.
+    pub async fn read_dir(&self, path: impl AsRef<Path>) -> Result<Vec<DirEntry>> {
+        files::read_dir(&self.inner, path.as_ref()).await
+    }
+
+    /// Unpacks a plain tar into the directory `path`, with the modes and times that it says.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound) for the directory;
+    /// [`IntegrityViolation`](crate::ErrorKind::IntegrityViolation) for a malformed archive; the error of `tar`.
+    pub async fn copy_in(&self, path: impl AsRef<Path>, tar: impl AsyncRead + Send + Unpin) -> Result<()> {
+        files::copy_in(&self.inner, path.as_ref(), tar).await
+    }
+
+    /// Packs what is at `path`, a file or a directory with everything in it, as a plain tar.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound); the error of `tar`.
+    pub async fn copy_out(&self, path: impl AsRef<Path>, tar: impl AsyncWrite + Send + Unpin) -> Result<()> {
+        files::copy_out(&self.inner, path.as_ref(), tar).await
+    }
+
+    /// Runs a command to its end. An exit code other than 0 is no error, nor is a command that was killed because
+    /// its time was up ([`ExecResult::timed_out`]). Dropping the future kills the command with its whole process tree.
+    ///
+    /// # Errors
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) "command is required";
+    /// [`NotFound`](crate::ErrorKind::NotFound) and [`PermissionDenied`](crate::ErrorKind::PermissionDenied) for a program that
+    /// cannot be executed, [`Unavailable`](crate::ErrorKind::Unavailable) when the shim was killed.
+    pub async fn exec(&self, options: ExecOptions) -> Result<ExecResult> {
+        session::exec(&self.inner, options).await
+    }
+
+    /// Starts a command, to signal it or to drive its terminal. Dropping the [`Running`] kills it.
+    ///
+    /// # Errors
+    /// Those of [`Self::exec`].
+    pub async fn spawn(&self, options: ExecOptions) -> Result<Running> {
+        session::spawn(&self.inner, options).await
+    }
+
+    /// Seals what changed since the last snapshot as a new one.
+    ///
+    /// # Errors
+    /// [`Conflict`](crate::ErrorKind::Conflict) while a command runs or a file is open for writing; those of the storage.
+    /// After an error there is no new snapshot.
+    pub async fn create_snapshot(&self, message: &str) -> Result<SnapshotManifest> {
+        let (inner, message) = (Arc::clone(&self.inner), message.to_owned());
+        detached(async move { snapshot::create(&inner, message).await }).await
+    }
+
+    /// Goes back to a snapshot: what changed since is thrown away. Later snapshots stay; the next one branches.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound) "snapshot not found: …"; [`Conflict`](crate::ErrorKind::Conflict) while a
+    /// command runs or a file is open for writing;
+    /// [`IntegrityViolation`](crate::ErrorKind::IntegrityViolation) for a damaged archive. After an error nothing changed.
+    pub async fn restore_snapshot(&self, snapshot: &str) -> Result<()> {
+        let (inner, snapshot) = (Arc::clone(&self.inner), snapshot.to_owned());
+        detached(async move { snapshot::restore(&inner, &snapshot).await }).await
+    }
+
+    /// Deletes a snapshot. Deleting the current one goes back to its parent first.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound) "snapshot not found: …"; [`Conflict`](crate::ErrorKind::Conflict) "cannot delete
+    /// snapshot with children: …" or "cannot delete the only snapshot".
+    pub async fn delete_snapshot(&self, snapshot: &str) -> Result<()> {
+        let (inner, snapshot) = (Arc::clone(&self.inner), snapshot.to_owned());
+        detached(async move { snapshot::delete(&inner, &snapshot).await }).await
+    }
+
+    /// All snapshots in the order of their creation, as the storage has them now.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    pub async fn list_snapshots(&self) -> Result<Vec<SnapshotManifest>> {
+        Ok(self.inner.reload().await?.snapshots)
+    }
+
+    /// Replaces the labels of the vessel.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    pub async fn set_labels(&self, labels: BTreeMap<String, String>) -> Result<()> {
+        let inner = Arc::clone(&self.inner);
+        detached(async move { snapshot::set_labels(&inner, labels).await }).await
+    }
+
+    /// Whether the shim stays (true) when no process has the vessel open any more, until
+    /// [`Manager::stop_vessel`](crate::Manager::stop_vessel).
+    ///
+    /// # Errors
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) when the shim was killed.
+    pub async fn keep(&self, keep: bool) -> Result<()> {
+        self.inner.keep(keep).await
+    }
+
+    /// Closes this vessel for all its handles. When this process started the shim and nobody else uses it, it is gone
+    /// when this returns. Commands that run go on until their [`Running`] is dropped.
+    ///
+    /// # Errors
+    /// None at present.
+    pub async fn close(&self) -> Result<()> {
+        self.inner.lease.close().await;
+        Ok(())
+    }
+}
+
+impl VesselInner {
+    /// The working directory.
+    pub(crate) fn work_dir(&self) -> String {
+        self.manifest.read().unwrap_or_else(PoisonError::into_inner).work_dir.clone()
+    }
+
+    /// The manifest as the storage has it now, remembered.
+    pub(crate) async fn reload(&self) -> Result<VesselManifest> {
+        let manifest = self.manager.load_manifest(&self.id).await?;
+        self.remember(&manifest);
+        Ok(manifest)
+    }
+
+    pub(crate) fn remember(&self, manifest: &VesselManifest) {
+        *self.manifest.write().unwrap_or_else(PoisonError::into_inner) = manifest.clone();
+    }
+}
+
+impl fmt::Debug for Vessel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Vessel").field("id", &self.inner.id).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,134 @@
+//! [`Storage`]: where the durable bytes of vessels live.
+#![forbid(unsafe_code)]
+
+use std::fmt::Debug;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::io::AsyncRead;
+
+use crate::error::{Result, StorageError};
+
+/// A body on its way in or out. Memory use of every implementation is independent of its length.
+pub type ByteStream = Pin<Box<dyn AsyncRead + Send>>;
+
+/// The largest vessel manifest that is stored or loaded, in bytes.
+pub const MAX_MANIFEST_BYTES: u64 = 16 * 1024 * 1024;
+
+/// A backend for vessel manifests, snapshot archives and base-image archives.
+///
+/// # Contract
+///
+/// 1. **Names.** Vessel and snapshot ids must satisfy [`crate::id::validate_id`], image references
+///    [`crate::local::validate_image_ref`]; anything else is [`StorageError::Invalid`], from every method, before
+///    anything is touched.
+/// 2. **Atomic.** A save is seen whole or not at all, also by other processes and after a crash. A body that fails midway,
+///    or a future that is dropped, leaves what was there before; only a future dropped after the body has ended
+///    may still complete. When a save returned `Ok`, the bytes survive a power cut.
+/// 3. **Replace.** Saving under a name that exists replaces it. Concurrent saves of one name leave one of them, whole.
+/// 4. **Missing** is [`StorageError::NotFound`] from the loads, `Ok` from the deletes (idempotent), and an empty list.
+/// 5. **Prompt.** When the backend cannot take more (disk full), the save fails at once, without draining the body.
+/// 6. **Bytes, not meaning.** What a load gives is what was saved; digests and sizes are checked by whoever knows them
+///    (the manifest does). An error of a [`ByteStream`] is an [`std::io::Error`]; [`crate::error::io_kind`] classifies it.
+/// 7. **Independent of vessels' life.** Snapshots may be saved before the vessel's first manifest. A vessel is listed
+///    if and only if it has a manifest.
+#[async_trait]
+pub trait Storage: Debug + Send + Sync + 'static {
+    /// Stores the manifest of a vessel, at most [`MAX_MANIFEST_BYTES`].
+    ///
+    /// # Errors
+    /// `Invalid` id, `LimitExceeded`, `Io`.
+    async fn save_vessel_manifest(&self, vessel_id: &str, manifest: &[u8]) -> Result<()>;
+
+    /// Loads the manifest of a vessel.
+    ///
+    /// # Errors
+    /// `Invalid` id, `NotFound`, `Corrupt` (not a regular file), `LimitExceeded`, `Io`.
+    async fn load_vessel_manifest(&self, vessel_id: &str) -> Result<Vec<u8>>;
+
+    /// Opens the archive of a base image, by the exact reference it was stored under.
+    ///
+    /// # Errors
+    /// `Invalid` reference, `NotFound`, `Corrupt`, `Io`.
+    async fn load_image(&self, image_ref: &str) -> Result<ByteStream>;
+
+    /// Stores the archive of a snapshot.
+    ///
+    /// # Errors
+    /// `Invalid` ids, `Io` (also the error of `body`).
+    async fn save_snapshot(&self, vessel_id: &str, snapshot_id: &str, body: ByteStream) -> Result<()>;
+
+    /// Opens the archive of a snapshot.
+    ///
+    /// # Errors
+    /// `Invalid` ids, `NotFound`, `Corrupt`, `Io`.
+    async fn load_snapshot(&self, vessel_id: &str, snapshot_id: &str) -> Result<ByteStream>;
+
+    /// Removes the archive of a snapshot, if there is one.
+    ///
+    /// # Errors
+    /// `Invalid` ids, `Io`.
+    async fn delete_snapshot(&self, vessel_id: &str, snapshot_id: &str) -> Result<()>;
+
+    /// Removes a vessel's manifest and all its snapshots, if there are any. The manifest goes first.
+    ///
+    /// # Errors
+    /// `Invalid` id, `Io`.
+    async fn delete_vessel(&self, vessel_id: &str) -> Result<()>;
+
+    /// The ids of all vessels that have a manifest, sorted.
+    ///
+    /// # Errors
+    /// `Io`.
+    async fn list_vessels(&self) -> Result<Vec<String>>;
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl<S: Storage + ?Sized> Storage for Arc<S> {
+    async fn save_vessel_manifest(&self, vessel_id: &str, manifest: &[u8]) -> Result<()> {
+        (**self).save_vessel_manifest(vessel_id, manifest).await
+    }
+    async fn load_vessel_manifest(&self, vessel_id: &str) -> Result<Vec<u8>> {
+        (**self).load_vessel_manifest(vessel_id).await
+    }
+    async fn load_image(&self, image_ref: &str) -> Result<ByteStream> {
+        (**self).load_image(image_ref).await
+    }
+    async fn save_snapshot(&self, vessel_id: &str, snapshot_id: &str, body: ByteStream) -> Result<()> {
+        (**self).save_snapshot(vessel_id, snapshot_id, body).await
+    }
+    async fn load_snapshot(&self, vessel_id: &str, snapshot_id: &str) -> Result<ByteStream> {
+        (**self).load_snapshot(vessel_id, snapshot_id).await
+    }
+    async fn delete_snapshot(&self, vessel_id: &str, snapshot_id: &str) -> Result<()> {
+        (**self).delete_snapshot(vessel_id, snapshot_id).await
+    }
+    async fn delete_vessel(&self, vessel_id: &str) -> Result<()> {
+        (**self).delete_vessel(vessel_id).await
+    }
+    async fn list_vessels(&self) -> Result<Vec<String>> {
+        (**self).list_vessels().await
+    }
+}
+
+/// Runs blocking file work on the runtime's threads for that.
+pub(crate) async fn blocking<T: Send + 'static>(
+    what: &'static str,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    finished(what, tokio::task::spawn_blocking(work).await)
+}
+
+/// The result of a task; its panic is passed on.
+pub(crate) fn finished<T>(
+    what: &'static str,
+    joined: std::result::Result<Result<T>, tokio::task::JoinError>,
+) -> Result<T> {
+    match joined {
+        Ok(result) => result,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => Err(StorageError::Cancelled { what }),
+    }
+}

@@ -1,0 +1,278 @@
+//! [`LocalStorage`]: a directory of this host as [`Storage`].
+//!
+//! ```text
+//! vessels/ID/vessel.dat                      manifest
+//! vessels/ID/snapshots/SID.tar[.zst|.gz]     snapshots; the suffix says what the content is
+//! images/REF.tar[.zst|.gz]                   base images, put there by hand; slashes of REF are directories
+//! ```
+//! Directories have mode 0700, files 0600. Files appear by rename (see [`crate::dir::stage`]), vessels disappear by rename.
+#![forbid(unsafe_code)]
+
+mod names;
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+pub use self::names::{ImageRefError, validate_image_ref};
+use self::names::{LOOKUP, archive_name};
+pub(crate) use self::names::{check_id, check_image_ref};
+use crate::backend::{ByteStream, MAX_MANIFEST_BYTES, Storage, blocking, finished};
+use crate::compression::{Compression, sniff};
+use crate::digest::to_hex;
+use crate::dir::Dir;
+use crate::dir::stage::{Staged, replace, sweep};
+use crate::error::{Result, StorageError};
+use crate::id::random_bytes;
+use crate::pipe::{BlockingReader, pump, to_blocking};
+
+const MANIFEST: &str = "vessel.dat";
+const SNAPSHOTS: &str = "snapshots";
+const VESSELS: &str = "vessels";
+const IMAGES: &str = "images";
+/// What the names of vessels start with that are being deleted; no id starts with a dot.
+const TRASH: &str = ".trash-";
+
+/// Storage in a directory of this host. See the module for the layout; clones share the directory.
+#[derive(Debug, Clone)]
+pub struct LocalStorage {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    path: PathBuf,
+    vessels: Dir,
+    images: Dir,
+}
+
+impl LocalStorage {
+    /// Uses the directory `dir`, which is made if needed.
+    ///
+    /// # Errors
+    /// `Io` if it cannot be made or opened, `Corrupt` if its subdirectories are something else.
+    pub fn new(dir: impl AsRef<Path>) -> Result<Self> {
+        let path = dir.as_ref().to_path_buf();
+        let root = Dir::create(&path)?;
+        let vessels = root.make_subdir(VESSELS)?;
+        let images = root.make_subdir(IMAGES)?;
+        Ok(Self { shared: Arc::new(Shared { path, vessels, images }) })
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.shared.path
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        work: impl FnOnce(&Shared) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let shared = Arc::clone(&self.shared);
+        blocking(what, move || work(&shared)).await
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl Storage for LocalStorage {
+    async fn save_vessel_manifest(&self, vessel_id: &str, manifest: &[u8]) -> Result<()> {
+        check_id("vessel", vessel_id)?;
+        check_manifest_size(manifest)?;
+        let (id, manifest) = (vessel_id.to_owned(), manifest.to_vec());
+        self.run("saving a manifest", move |shared| shared.save_manifest(&id, &manifest)).await
+    }
+
+    async fn load_vessel_manifest(&self, vessel_id: &str) -> Result<Vec<u8>> {
+        check_id("vessel", vessel_id)?;
+        let id = vessel_id.to_owned();
+        self.run("loading a manifest", move |shared| shared.load_manifest(&id)).await
+    }
+
+    async fn load_image(&self, image_ref: &str) -> Result<ByteStream> {
+        check_image_ref(image_ref)?;
+        let image_ref = image_ref.to_owned();
+        let file = self.run("loading an image", move |shared| shared.open_image(&image_ref)).await?;
+        Ok(Box::pin(tokio::fs::File::from_std(file)))
+    }
+
+    async fn save_snapshot(&self, vessel_id: &str, snapshot_id: &str, body: ByteStream) -> Result<()> {
+        check_id("vessel", vessel_id)?;
+        check_id("snapshot", snapshot_id)?;
+        let (vessel, snapshot) = (vessel_id.to_owned(), snapshot_id.to_owned());
+        let shared = Arc::clone(&self.shared);
+        let (to, from) = to_blocking();
+        let mut writer = tokio::task::spawn_blocking(move || shared.save_snapshot(&vessel, &snapshot, from));
+        // The writer ends first when it fails, also while the body has nothing to give.
+        let joined = tokio::select! {
+            biased;
+            joined = &mut writer => joined,
+            () = pump(body, to) => writer.await,
+        };
+        finished("saving a snapshot", joined)
+    }
+
+    async fn load_snapshot(&self, vessel_id: &str, snapshot_id: &str) -> Result<ByteStream> {
+        check_id("vessel", vessel_id)?;
+        check_id("snapshot", snapshot_id)?;
+        let (vessel, snapshot) = (vessel_id.to_owned(), snapshot_id.to_owned());
+        let open = move |shared: &Shared| shared.open_snapshot(&vessel, &snapshot);
+        let file = self.run("loading a snapshot", open).await?;
+        Ok(Box::pin(tokio::fs::File::from_std(file)))
+    }
+
+    async fn delete_snapshot(&self, vessel_id: &str, snapshot_id: &str) -> Result<()> {
+        check_id("vessel", vessel_id)?;
+        check_id("snapshot", snapshot_id)?;
+        let (vessel, snapshot) = (vessel_id.to_owned(), snapshot_id.to_owned());
+        self.run("deleting a snapshot", move |shared| shared.delete_snapshot(&vessel, &snapshot)).await
+    }
+
+    async fn delete_vessel(&self, vessel_id: &str) -> Result<()> {
+        check_id("vessel", vessel_id)?;
+        let id = vessel_id.to_owned();
+        self.run("deleting a vessel", move |shared| shared.delete_vessel(&id)).await
+    }
+
+    async fn list_vessels(&self) -> Result<Vec<String>> {
+        self.run("listing vessels", Shared::list_vessels).await
+    }
+}
+
+impl Shared {
+    fn save_manifest(&self, id: &str, manifest: &[u8]) -> Result<()> {
+        let dir = self.vessels.make_subdir(id)?;
+        sweep(&dir)?;
+        replace(&dir, MANIFEST, manifest)
+    }
+
+    fn load_manifest(&self, id: &str) -> Result<Vec<u8>> {
+        let missing = || StorageError::not_found(format!("manifest of vessel {id}"));
+        let dir = self.vessels.subdir(id)?.ok_or_else(missing)?;
+        dir.read_file(MANIFEST, MAX_MANIFEST_BYTES)?.ok_or_else(missing)
+    }
+
+    fn save_snapshot(&self, vessel: &str, snapshot: &str, body: BlockingReader) -> Result<()> {
+        let dir = self.vessels.make_subdir(vessel)?.make_subdir(SNAPSHOTS)?;
+        sweep(&dir)?;
+        let failed = |e: io::Error| StorageError::io("receive snapshot", dir.path_of(snapshot), e);
+        let (compression, mut body) = sniff(body).map_err(failed)?;
+        let mut staged = Staged::new(&dir)?;
+        copy_large(&mut body, &mut staged).map_err(failed)?;
+        staged.commit(&dir, &archive_name(snapshot, compression))?;
+        // Only a snapshot that is replaced has others; until here they were the valid ones.
+        remove_archives(&dir, snapshot, Some(compression))
+    }
+
+    fn open_snapshot(&self, vessel: &str, snapshot: &str) -> Result<File> {
+        let missing = || StorageError::not_found(format!("snapshot {snapshot} of vessel {vessel}"));
+        let dir = self.vessels.subdir(vessel)?.ok_or_else(missing)?;
+        let dir = dir.subdir(SNAPSHOTS)?.ok_or_else(missing)?;
+        open_archive(&dir, snapshot)?.ok_or_else(missing)
+    }
+
+    fn delete_snapshot(&self, vessel: &str, snapshot: &str) -> Result<()> {
+        let Some(dir) = self.vessels.subdir(vessel)? else { return Ok(()) };
+        match dir.subdir(SNAPSHOTS)? {
+            Some(dir) => remove_archives(&dir, snapshot, None),
+            None => Ok(()),
+        }
+    }
+
+    fn delete_vessel(&self, id: &str) -> Result<()> {
+        let trash = format!("{TRASH}{}", to_hex(&random_bytes::<8>()));
+        if self.vessels.rename(id, &trash)? {
+            self.vessels.sync()?;
+        }
+        // Also what an earlier delete could not finish.
+        for name in self.vessels.names()? {
+            if name.starts_with(TRASH) {
+                self.vessels.remove_tree(&name)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn list_vessels(&self) -> Result<Vec<String>> {
+        let mut ids = Vec::new();
+        for name in self.vessels.names()? {
+            if crate::id::validate_id(&name).is_ok() && self.has_manifest(&name)? {
+                ids.push(name);
+            }
+        }
+        ids.sort();
+        Ok(ids)
+    }
+
+    /// Whether `id` has something called a manifest: a damaged one is listed, so that it is seen and can be deleted.
+    fn has_manifest(&self, id: &str) -> Result<bool> {
+        let found = match self.vessels.subdir(id) {
+            Ok(Some(dir)) => dir.open_file(MANIFEST).map(|file| file.is_some()),
+            Ok(None) => return Ok(false),
+            Err(error) => Err(error),
+        };
+        match found {
+            Err(StorageError::Corrupt { .. }) => Ok(true),
+            other => other,
+        }
+    }
+
+    fn open_image(&self, image_ref: &str) -> Result<File> {
+        let missing = || StorageError::not_found(format!("image {image_ref}"));
+        let mut components: Vec<&str> = image_ref.split('/').collect();
+        let stem = components.pop().ok_or_else(missing)?;
+        let mut inner: Option<Dir> = None;
+        for component in components {
+            let parent = inner.as_ref().unwrap_or(&self.images);
+            inner = Some(parent.subdir(component)?.ok_or_else(missing)?);
+        }
+        open_archive(inner.as_ref().unwrap_or(&self.images), stem)?.ok_or_else(missing)
+    }
+}
+
+/// Copies with a buffer that is worth a system call.
+fn copy_large(from: &mut impl Read, to: &mut Staged<'_>) -> io::Result<()> {
+    let mut buf = vec![0; 256 * 1024];
+    loop {
+        match from.read(&mut buf) {
+            Ok(0) => return Ok(()),
+            Ok(n) => to.write(&buf[..n]).map_err(io::Error::from)?,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+fn open_archive(dir: &Dir, stem: &str) -> Result<Option<File>> {
+    for compression in LOOKUP {
+        if let Some((file, _)) = dir.open_file(&archive_name(stem, compression))? {
+            return Ok(Some(file));
+        }
+    }
+    Ok(None)
+}
+
+fn remove_archives(dir: &Dir, stem: &str, keep: Option<Compression>) -> Result<()> {
+    let mut removed = false;
+    for compression in LOOKUP.into_iter().filter(|c| Some(*c) != keep) {
+        removed |= dir.remove_file(&archive_name(stem, compression))?;
+    }
+    if removed { dir.sync() } else { Ok(()) }
+}
+
+/// The limit on manifests, for every backend.
+pub(crate) fn check_manifest_size(manifest: &[u8]) -> Result<()> {
+    if manifest.len() as u64 <= MAX_MANIFEST_BYTES {
+        return Ok(());
+    }
+    let what = format!("a manifest of {} bytes", manifest.len());
+    Err(StorageError::LimitExceeded { what, limit: MAX_MANIFEST_BYTES })
+}
+
+#[cfg(test)]
+mod tests;

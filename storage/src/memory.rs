@@ -1,0 +1,171 @@
+//! [`MemoryStorage`]: a [`Storage`] for tests, which fails on demand.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use rustix::io::Errno;
+use tokio::io::AsyncReadExt;
+
+use crate::backend::{ByteStream, Storage};
+use crate::error::{Result, StorageError};
+use crate::local::{check_id, check_image_ref, check_manifest_size};
+
+/// What goes wrong with a [`MemoryStorage`]; always as if the disk were full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Fault {
+    /// The n-th call of a method of [`Storage`] fails, counted from 1; later ones work.
+    OnCall(u64),
+    /// Every save fails once more than this many bytes were stored in all.
+    AfterBytes(u64),
+}
+
+/// Everything in memory. Clones share the content.
+#[derive(Debug, Clone, Default)]
+pub struct MemoryStorage {
+    state: Arc<Mutex<State>>,
+    fault: Option<Fault>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    calls: u64,
+    stored: u64,
+    manifests: BTreeMap<String, Vec<u8>>,
+    snapshots: BTreeMap<(String, String), Vec<u8>>,
+    images: BTreeMap<String, Vec<u8>>,
+}
+
+impl MemoryStorage {
+    /// An empty one.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The same content, failing as told.
+    #[must_use]
+    pub fn with_fault(self, fault: Fault) -> Self {
+        Self { fault: Some(fault), ..self }
+    }
+
+    /// Adds the archive of a base image.
+    ///
+    /// # Errors
+    /// `Invalid` reference.
+    pub fn put_image(&self, image_ref: &str, archive: &[u8]) -> Result<()> {
+        check_image_ref(image_ref)?;
+        self.state().images.insert(image_ref.to_owned(), archive.to_vec());
+        Ok(())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // No method panics half-way through a change.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a call, and fails if it is its turn.
+    fn call(&self) -> Result<()> {
+        let mut state = self.state();
+        state.calls += 1;
+        if self.fault == Some(Fault::OnCall(state.calls)) { Err(full()) } else { Ok(()) }
+    }
+
+    /// Counts bytes, and fails if they are too many.
+    fn store(&self, bytes: usize) -> Result<()> {
+        let mut state = self.state();
+        state.stored += bytes as u64;
+        match self.fault {
+            Some(Fault::AfterBytes(limit)) if state.stored > limit => Err(full()),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn full() -> StorageError {
+    StorageError::io("write", "memory", Errno::NOSPC)
+}
+
+fn stream(bytes: Vec<u8>) -> ByteStream {
+    Box::pin(io::Cursor::new(bytes))
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl Storage for MemoryStorage {
+    async fn save_vessel_manifest(&self, vessel_id: &str, manifest: &[u8]) -> Result<()> {
+        check_id("vessel", vessel_id)?;
+        check_manifest_size(manifest)?;
+        self.call()?;
+        self.store(manifest.len())?;
+        self.state().manifests.insert(vessel_id.to_owned(), manifest.to_vec());
+        Ok(())
+    }
+
+    async fn load_vessel_manifest(&self, vessel_id: &str) -> Result<Vec<u8>> {
+        check_id("vessel", vessel_id)?;
+        self.call()?;
+        let found = self.state().manifests.get(vessel_id).cloned();
+        found.ok_or_else(|| StorageError::not_found(format!("manifest of vessel {vessel_id}")))
+    }
+
+    async fn load_image(&self, image_ref: &str) -> Result<ByteStream> {
+        check_image_ref(image_ref)?;
+        self.call()?;
+        let found = self.state().images.get(image_ref).cloned();
+        found.map(stream).ok_or_else(|| StorageError::not_found(format!("image {image_ref}")))
+    }
+
+    async fn save_snapshot(&self, vessel_id: &str, snapshot_id: &str, mut body: ByteStream) -> Result<()> {
+        check_id("vessel", vessel_id)?;
+        check_id("snapshot", snapshot_id)?;
+        self.call()?;
+        let mut bytes = Vec::new();
+        let mut seen = 0;
+        while body
+            .read_buf(&mut bytes)
+            .await
+            .map_err(|e| StorageError::io("receive snapshot", snapshot_id, e))?
+            > 0
+        {
+            self.store(bytes.len() - seen)?;
+            seen = bytes.len();
+        }
+        self.state().snapshots.insert((vessel_id.to_owned(), snapshot_id.to_owned()), bytes);
+        Ok(())
+    }
+
+    async fn load_snapshot(&self, vessel_id: &str, snapshot_id: &str) -> Result<ByteStream> {
+        check_id("vessel", vessel_id)?;
+        check_id("snapshot", snapshot_id)?;
+        self.call()?;
+        let found = self.state().snapshots.get(&(vessel_id.to_owned(), snapshot_id.to_owned())).cloned();
+        let missing = || StorageError::not_found(format!("snapshot {snapshot_id} of vessel {vessel_id}"));
+        found.map(stream).ok_or_else(missing)
+    }
+
+    async fn delete_snapshot(&self, vessel_id: &str, snapshot_id: &str) -> Result<()> {
+        check_id("vessel", vessel_id)?;
+        check_id("snapshot", snapshot_id)?;
+        self.call()?;
+        self.state().snapshots.remove(&(vessel_id.to_owned(), snapshot_id.to_owned()));
+        Ok(())
+    }
+
+    async fn delete_vessel(&self, vessel_id: &str) -> Result<()> {
+        check_id("vessel", vessel_id)?;
+        self.call()?;
+        let mut state = self.state();
+        state.manifests.remove(vessel_id);
+        state.snapshots.retain(|(vessel, _), _| vessel != vessel_id);
+        Ok(())
+    }
+
+    async fn list_vessels(&self) -> Result<Vec<String>> {
+        self.call()?;
+        Ok(self.state().manifests.keys().cloned().collect())
+    }
+}
