@@ -14,8 +14,12 @@
 // A test says by panicking that something is not as it must be.
 #![allow(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout)]
 
+mod shell;
 mod testkit;
 
+mod cli;
+mod cli_cp;
+mod cli_exec;
 mod blocking;
 mod concurrency;
 mod crash;
