@@ -76,6 +76,7 @@ struct Inner {
     kind: ErrorKind,
     message: String,
     remedy: Option<String>,
+    exit_code: Option<i32>,
     source: Option<Source>,
 }
 
@@ -101,6 +102,13 @@ impl Error {
         matches!(self.0.kind, ErrorKind::Unavailable)
     }
 
+    /// What a shell exits with where a command could not be started: 127 when its program does not exist, 126 when it
+    /// cannot be executed. `None` for every other error.
+    #[must_use]
+    pub fn command_exit_code(&self) -> Option<i32> {
+        self.0.exit_code
+    }
+
     /// The message with those of all sources, outermost first, joined by `": "`.
     #[must_use]
     pub fn chain(&self) -> String {
@@ -115,7 +123,7 @@ impl Error {
     }
 
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self(Box::new(Inner { kind, message: message.into(), remedy: None, source: None }))
+        Self(Box::new(Inner { kind, message: message.into(), remedy: None, exit_code: None, source: None }))
     }
 
     pub(crate) fn not_found(message: impl Into<String>) -> Self {
@@ -158,11 +166,6 @@ impl Error {
     pub(crate) fn storage(message: impl Into<String>, source: StorageError) -> Self {
         Self::new(of_storage(source.kind(), || source.to_string()), message).with_source(source)
     }
-
-    /// The request was sent to a shim or worker that is gone, or the like: the vessel may work again when reopened.
-    pub(crate) fn is_lost(&self) -> bool {
-        matches!(self.0.kind, ErrorKind::Unavailable)
-    }
 }
 
 /// The kinds of the storage crate are ours by other names.
@@ -182,11 +185,11 @@ fn of_storage(kind: StorageErrorKind, what: impl FnOnce() -> String) -> ErrorKin
 
 fn of_fault(fault: &Fault) -> ErrorKind {
     match fault.kind {
-        FaultKind::NotFound => ErrorKind::NotFound,
+        FaultKind::NotFound | FaultKind::CommandNotFound => ErrorKind::NotFound,
         FaultKind::AlreadyExists => ErrorKind::AlreadyExists,
         FaultKind::InvalidArgument => ErrorKind::InvalidArgument,
         FaultKind::Busy => ErrorKind::Conflict,
-        FaultKind::PermissionDenied => ErrorKind::PermissionDenied,
+        FaultKind::PermissionDenied | FaultKind::CommandNotExecutable => ErrorKind::PermissionDenied,
         FaultKind::LimitExceeded => ErrorKind::LimitExceeded,
         FaultKind::Integrity => ErrorKind::IntegrityViolation,
         FaultKind::Unsupported => ErrorKind::Unsupported {
@@ -206,6 +209,11 @@ impl From<Fault> for Error {
     /// A fault tells its causes in its message, so it is no source of its own.
     fn from(fault: Fault) -> Self {
         let mut error = Self::new(of_fault(&fault), fault.message);
+        error.0.exit_code = match fault.kind {
+            FaultKind::CommandNotFound => Some(127),
+            FaultKind::CommandNotExecutable => Some(126),
+            _ => None,
+        };
         error.0.remedy = fault.remedy;
         error
     }
@@ -216,11 +224,11 @@ impl From<CallError> for Error {
         match error {
             CallError::Fault(fault) => fault.into(),
             CallError::Lost(source) => {
-                Self::new(ErrorKind::Unavailable, "lost the connection to the vessel's shim").with_source(source)
+                Self::new(ErrorKind::Unavailable, "lost the connection to the vessel's shim")
+                    .with_source(source)
             }
-            CallError::Version { .. } => {
-                Self::conflict(error.to_string()).with_remedy("stop the vessel with the vesselrt that started it")
-            }
+            CallError::Version { .. } => Self::conflict(error.to_string())
+                .with_remedy("stop the vessel with the vesselrt that started it"),
             CallError::Unexpected(_) => Self::internal(error.to_string()),
         }
     }
@@ -310,9 +318,17 @@ mod tests {
             (FaultKind::Unsupported, "unsupported"),
             (FaultKind::LimitExceeded, "limit_exceeded"),
             (FaultKind::Integrity, "integrity_violation"),
+            (FaultKind::CommandNotFound, "not_found"),
+            (FaultKind::CommandNotExecutable, "permission_denied"),
             (FaultKind::Internal, "internal"),
         ] {
             let error = Error::from(CallError::Fault(fault(kind, None)));
+            let exit_code = match kind {
+                FaultKind::CommandNotFound => Some(127),
+                FaultKind::CommandNotExecutable => Some(126),
+                _ => None,
+            };
+            assert_eq!(error.command_exit_code(), exit_code);
             assert_eq!(error.kind().as_str(), name);
             assert_eq!((error.chain().as_str(), error.remedy()), ("open /x: no", Some("do it")));
         }

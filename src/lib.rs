@@ -51,12 +51,12 @@ pub use vessel::exec::{ExecOptions, ExecResult, TIMEOUT_EXIT_CODE};
 pub use vessel::file::{File, OpenOptions};
 pub use vessel::files::{DirEntry, FileInfo, FileType};
 pub use vessel::session::Running;
-pub use vesselrt_storage::content::{ImageRecord, LayerRecord};
 pub use vesselrt_storage::manifest::{SnapshotManifest, VesselManifest};
 pub use vesselrt_storage::{
     ByteStream, CompressedStorage, Digest, IdGenerator, LocalStorage, Reference, Storage, StorageError,
     StorageErrorKind, UniqueIdGenerator,
 };
+pub use vesselrt_storage::{ImageRecord, LayerRecord};
 
 /// Becomes a shim or a worker when this process was started as one, and then does not return; returns at once
 /// otherwise. Must be the first line of `main`: a program that does not call it needs

@@ -5,7 +5,8 @@ pub(crate) mod create;
 mod delete;
 pub(crate) mod images;
 mod layers;
-mod open;
+pub(crate) mod open;
+mod start;
 mod sweep;
 
 use std::collections::HashMap;
@@ -14,9 +15,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use vesselrt_runtime::launch::{Launcher, host_mapping};
 use vesselrt_runtime::shim::protocol::Driver;
-use vesselrt_storage::content::{ContentStore, ImageRecord};
 use vesselrt_storage::manifest::VesselManifest;
 use vesselrt_storage::{CompressedStorage, Storage};
+use vesselrt_storage::{ContentStore, ImageRecord};
 
 use crate::config::{ManagerConfig, OverlayDriver};
 use crate::error::{Error, Result};
@@ -36,7 +37,7 @@ pub struct Manager {
 /// What all handles and vessels of a manager share.
 pub(crate) struct ManagerInner {
     pub(crate) config: ManagerConfig,
-    pub(crate) store: Store,
+    pub(crate) store: Arc<Store>,
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) content: ContentStore,
     launcher: Mutex<Option<Launcher>>,
@@ -218,14 +219,14 @@ impl Manager {
         detached(async move { inner.remove_image(&reference).await }).await
     }
 
-    /// Removes what crashes left behind and what was deleted but not removed yet. [`Self::new`] starts the same in the
-    /// background.
+    /// Removes what crashes left behind and what was deleted but not removed yet. Most of that is done in the background,
+    /// by [`Self::new`] and after every deletion.
     ///
     /// # Errors
     /// The first that is met, after everything has been tried.
     pub async fn collect_garbage(&self) -> Result<()> {
         let inner = Arc::clone(&self.inner);
-        detached(async move { inner.sweep().await }).await
+        detached(async move { inner.collect().await }).await
     }
 
     /// Waits until what was deleted is removed. Vessels stay open until they are closed themselves.
@@ -234,7 +235,8 @@ impl Manager {
     /// None at present: what cannot be removed now stays in the trash for the next manager.
     pub async fn close(&self) -> Result<()> {
         // A host without user namespaces cannot remove trees of other ids; that is no reason to fail here.
-        let _ = self.collect_garbage().await;
+        let inner = Arc::clone(&self.inner);
+        let _ = detached(async move { inner.sweep().await }).await;
         Ok(())
     }
 }
@@ -247,7 +249,7 @@ impl fmt::Debug for Manager {
 
 impl ManagerInner {
     fn open(config: ManagerConfig) -> Result<Self> {
-        let store = Store::open(&config.root, || Ok(host_mapping()?))?;
+        let store = Arc::new(Store::open(&config.root, || Ok(host_mapping()?))?);
         let content = ContentStore::open(&store.path("images"))?;
         let storage = match &config.storage {
             Some(storage) => Arc::clone(storage),
@@ -283,18 +285,19 @@ impl ManagerInner {
             Err(e) if e.kind() == vesselrt_storage::StorageErrorKind::NotFound => {
                 return Err(Error::not_found(format!("vessel not found: {id}")));
             }
-            other => other.map_err(|e| Error::storage(format!("failed to load the manifest of vessel {id}"), e))?,
+            other => {
+                other.map_err(|e| Error::storage(format!("failed to load the manifest of vessel {id}"), e))?
+            }
         };
-        VesselManifest::parse(&bytes)
+        VesselManifest::parse_for(id, &bytes)
             .map_err(|e| Error::storage(format!("failed to read the manifest of vessel {id}"), e))
     }
 
     pub(crate) async fn save_manifest(&self, manifest: &VesselManifest) -> Result<()> {
         let id = &manifest.id;
-        self.storage
-            .save_vessel_manifest(id, &manifest.to_json())
-            .await
-            .map_err(|e| Error::storage(format!("failed to save the manifest of vessel {id}"), e))
+        let failed = |e| Error::storage(format!("failed to save the manifest of vessel {id}"), e);
+        let json = manifest.to_json().map_err(failed)?;
+        self.storage.save_vessel_manifest(id, &json).await.map_err(failed)
     }
 }
 

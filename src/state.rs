@@ -69,11 +69,14 @@ impl VesselState {
     /// # Errors
     /// [`IntegrityViolation`](crate::ErrorKind::IntegrityViolation).
     pub(crate) fn parse(vessel: &str, bytes: &[u8]) -> Result<Self> {
-        let state: Self = serde_json::from_slice(bytes)
-            .map_err(|e| Error::integrity(format!("local state of vessel {vessel} is damaged")).with_source(e))?;
+        let state: Self = serde_json::from_slice(bytes).map_err(|e| {
+            Error::integrity(format!("local state of vessel {vessel} is damaged")).with_source(e)
+        })?;
         if state.version != VERSION {
             let version = state.version;
-            let message = format!("local state of vessel {vessel} has version {version}, this vesselrt knows {VERSION}");
+            let message = format!(
+                "local state of vessel {vessel} has version {version}, this vesselrt knows {VERSION}"
+            );
             return Err(Error::integrity(message).with_remedy("use the vesselrt that wrote it"));
         }
         state.check_names(vessel)?;
@@ -88,14 +91,16 @@ impl VesselState {
             None => Vec::new(),
         };
         for name in self.image.layers.iter().chain(&self.sealed).chain(pending) {
-            vesselrt_storage::validate_id(name)
-                .map_err(|e| Error::integrity(format!("local state of vessel {vessel} is damaged")).with_source(e))?;
+            vesselrt_storage::validate_id(name).map_err(|e| {
+                Error::integrity(format!("local state of vessel {vessel} is damaged")).with_source(e)
+            })?;
         }
         Ok(())
     }
 
     pub(crate) fn to_json(&self) -> Vec<u8> {
-        serde_json::to_vec(self).expect("it has neither maps with odd keys nor values that JSON cannot express")
+        serde_json::to_vec(self)
+            .expect("it has neither maps with odd keys nor values that JSON cannot express")
     }
 
     /// What a shim is to mount.
@@ -121,7 +126,8 @@ mod tests {
 
     fn state() -> VesselState {
         let defaults = ImageDefaults { env: vec!["A=b".into()], user: String::new() };
-        let image = ImageState { digest: "sha256:00".into(), layers: vec!["c2".into(), "c1".into()], defaults };
+        let image =
+            ImageState { digest: "sha256:00".into(), layers: vec!["c2".into(), "c1".into()], defaults };
         VesselState::new(image, vec!["s1".into()], false)
     }
 
@@ -141,7 +147,9 @@ mod tests {
     #[test]
     fn a_damaged_or_newer_file_is_refused() {
         let good = String::from_utf8(state().to_json()).unwrap();
-        for bad in ["{", &good.replace("\"version\":1", "\"version\":2"), &good.replace("\"s1\"", "\"../s1\"")] {
+        for bad in
+            ["{", &good.replace("\"version\":1", "\"version\":2"), &good.replace("\"s1\"", "\"../s1\"")]
+        {
             let error = VesselState::parse("v", bad.as_bytes()).unwrap_err();
             assert_eq!(error.kind(), crate::ErrorKind::IntegrityViolation, "{bad}");
         }

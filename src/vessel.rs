@@ -20,7 +20,7 @@ pub(crate) mod file;
 pub(crate) mod files;
 pub(crate) mod lease;
 pub(crate) mod paths;
-mod pump;
+pub(crate) mod pump;
 pub(crate) mod session;
 mod snapshot;
 mod terminal;

@@ -66,8 +66,9 @@ impl Role {
 /// The conversation of a start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Boot {
-    /// Client: go on. `single` when only one id will be mapped.
-    Begin { single: bool, ids: u32 },
+    /// Client: go on. `single` when only one id will be mapped. `dirs` are directories of the host that the new process
+    /// mounts from: only a mount of its own mount namespace will do, so it needs them by path.
+    Begin { single: bool, dirs: Vec<Vec<u8>> },
     /// New process: in the user namespace, needs its maps.
     Unshared,
     /// Client: maps are written.
@@ -121,7 +122,8 @@ fn outer(role: Role) -> ! {
 }
 
 fn enter(role: Role, socket: &UnixStream) -> Result<std::convert::Infallible, Fault> {
-    let Some((Boot::Begin { single, .. }, _)) = wire::recv(socket).map_err(|e| fault("read the boot frame", &e))?
+    let Some((Boot::Begin { single, dirs }, _)) =
+        wire::recv(socket).map_err(|e| fault("read the boot frame", &e))?
     else {
         return Err(fault("read the boot frame", &io::ErrorKind::InvalidData.into()));
     };
@@ -129,7 +131,8 @@ fn enter(role: Role, socket: &UnixStream) -> Result<std::convert::Infallible, Fa
     let _ = rustix::process::setsid();
     nix::sched::unshare(CloneFlags::CLONE_NEWUSER).map_err(no_user_namespace)?;
     if single {
-        std::fs::write("/proc/self/setgroups", "deny").map_err(|e| fault("write /proc/self/setgroups", &e))?;
+        std::fs::write("/proc/self/setgroups", "deny")
+            .map_err(|e| fault("write /proc/self/setgroups", &e))?;
     }
     wire::send(socket, &Boot::Unshared, &[]).map_err(|e| fault("ask for id maps", &e))?;
     match wire::recv(socket).map_err(|e| fault("wait for id maps", &e))? {
@@ -137,10 +140,11 @@ fn enter(role: Role, socket: &UnixStream) -> Result<std::convert::Infallible, Fa
         _ => return Err(fault("wait for id maps", &io::ErrorKind::UnexpectedEof.into())),
     }
     nix::sched::unshare(role.namespaces()).map_err(no_namespaces)?;
+    let mounts = clone_mounts(&dirs)?;
     let exe = seal::own_executable().map_err(|e| fault("seal the executable", &e))?;
     become_root(single).map_err(|e| fault("become root of the user namespace", &e))?;
     wire::send(socket, &Boot::Ready, &[]).map_err(|e| fault("report readiness", &e))?;
-    exec_sealed(role, &exe).map_err(|e| fault("execute the sealed executable", &e))
+    exec_sealed(role, &exe, &mounts).map_err(|e| fault("execute the sealed executable", &e))
 }
 
 /// Root inside, without the groups of the user outside.
@@ -154,17 +158,41 @@ fn become_root(single: bool) -> io::Result<()> {
     Ok(())
 }
 
-fn exec_sealed(role: Role, exe: &OwnedFd) -> io::Result<std::convert::Infallible> {
+/// Copies of the mounts with these directories, in no mount namespace yet. Done before the change of user: real root
+/// may walk paths that the root of its vessels may not.
+fn clone_mounts(dirs: &[Vec<u8>]) -> Result<Vec<OwnedFd>, Fault> {
+    use rustix::mount::OpenTreeFlags;
+    let clone = |path: &Vec<u8>| {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE;
+        rustix::mount::open_tree(rustix::fs::CWD, path.as_slice(), flags)
+            .map_err(|e| fault(&format!("open_tree(\"{}\")", path.escape_ascii()), &e.into()))
+    };
+    dirs.iter().map(clone).collect()
+}
+
+/// The cloned mounts stay open across the exec; their numbers are the arguments.
+fn exec_sealed(role: Role, exe: &OwnedFd, mounts: &[OwnedFd]) -> io::Result<std::convert::Infallible> {
+    let numbers = mounts.iter().map(|fd| CString::new(fd.as_raw_fd().to_string()));
+    let mut arguments = vec![role.inner_name().to_owned()];
+    for number in numbers {
+        arguments.push(number.map_err(io::Error::other)?);
+    }
     let environment: [CString; 0] = [];
     let flags = AtFlags::AT_EMPTY_PATH;
-    Ok(nix::unistd::execveat(Some(exe.as_raw_fd()), c"", &[role.inner_name()], &environment, flags)?)
+    Ok(nix::unistd::execveat(Some(exe.as_raw_fd()), c"", &arguments, &environment, flags)?)
+}
+
+/// The descriptors that [`exec_sealed`] passed.
+fn take_mounts() -> io::Result<Vec<OwnedFd>> {
+    let number = |arg: String| arg.parse().map_err(io::Error::other).and_then(sys::inherited);
+    std::env::args().skip(1).map(number).collect()
 }
 
 fn inner(role: Role) -> ! {
-    let code = match take_socket().and_then(|socket| quiet_streams().map(|()| socket)) {
+    let code = match take_mounts().and_then(|mounts| Ok((mounts, take_socket()?, quiet_streams()?))) {
         Err(_) => 1,
-        Ok(socket) => match role {
-            Role::Shim => server::run(socket),
+        Ok((mounts, socket, ())) => match role {
+            Role::Shim => server::run(socket, mounts),
             Role::Worker => worker::serve(&socket),
         },
     };

@@ -47,3 +47,13 @@ impl IdMapping {
         self.count() <= 1
     }
 }
+
+/// How many ids exist in this process's user namespace, from 0 on: the kernel's own table is the truth.
+pub(crate) fn mapped_here() -> std::io::Result<u32> {
+    let total = |path: &str| -> std::io::Result<u32> {
+        let table = std::fs::read_to_string(path)?;
+        let counts = table.lines().filter_map(|line| line.split_whitespace().nth(2)?.parse::<u32>().ok());
+        Ok(counts.fold(0, u32::saturating_add))
+    };
+    Ok(total("/proc/self/uid_map")?.min(total("/proc/self/gid_map")?))
+}

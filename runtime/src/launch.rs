@@ -8,7 +8,8 @@
 mod maps;
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -93,9 +94,10 @@ impl Launcher {
             None => {
                 return Err(LaunchError::Unsupported {
                     what: "this program cannot become the shim of a vessel".to_owned(),
-                    remedy: "call vesselrt::init() as the first line of main, or set ManagerConfig::shim_path to \
+                    remedy:
+                        "call vesselrt::init() as the first line of main, or set ManagerConfig::shim_path to \
                              the vesselrt executable"
-                        .to_owned(),
+                            .to_owned(),
                 });
             }
         };
@@ -113,7 +115,9 @@ impl Launcher {
     /// # Errors
     /// [`LaunchError`].
     pub fn shim(&self, config: &ShimConfig, dirs: ShimDirs<'_>) -> Result<ShimProcess, LaunchError> {
-        let Started { socket, child } = self.start(Role::Shim)?;
+        let paths = [dirs.image_layers, dirs.sealed_layers, dirs.vessel].map(path_of);
+        let paths = paths.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let Started { socket, child } = self.start(Role::Shim, paths)?;
         let fds = [dirs.image_layers, dirs.sealed_layers, dirs.vessel, dirs.listener, dirs.lock];
         let mut connection = Connection::new(socket);
         wire::send(connection.socket(), config, &fds).map_err(CallError::Lost)?;
@@ -128,11 +132,11 @@ impl Launcher {
     /// # Errors
     /// [`LaunchError`].
     pub fn worker(&self) -> Result<Worker, LaunchError> {
-        let Started { socket, child } = self.start(Role::Worker)?;
+        let Started { socket, child } = self.start(Role::Worker, Vec::new())?;
         Ok(Worker::new(socket, child.release()))
     }
 
-    fn start(&self, role: Role) -> Result<Started, LaunchError> {
+    fn start(&self, role: Role, dirs: Vec<Vec<u8>>) -> Result<Started, LaunchError> {
         let (ours, theirs) = UnixStream::pair().map_err(|e| step("socketpair(AF_UNIX)", e))?;
         let child = Command::new(&self.exe)
             .arg0(role.outer_name())
@@ -144,20 +148,26 @@ impl Launcher {
             .spawn()
             .map_err(|e| step(format!("spawn {:?} as {}", self.exe, role.outer_name()), e))?;
         let child = Reaped(Some(child));
-        self.boot(&ours, child.id())?;
+        self.boot(&ours, child.id(), dirs)?;
         Ok(Started { socket: ours, child })
     }
 
     /// Answers the questions of a process that enters its user namespace, until it has.
-    fn boot(&self, socket: &UnixStream, pid: u32) -> Result<(), LaunchError> {
-        let count = self.ids.count();
-        let begin = Boot::Begin { single: self.ids.is_single(), ids: count };
+    fn boot(&self, socket: &UnixStream, pid: u32, dirs: Vec<Vec<u8>>) -> Result<(), LaunchError> {
+        let begin = Boot::Begin { single: self.ids.is_single(), dirs };
         wire::send(socket, &begin, &[]).map_err(CallError::Lost)?;
         expect_boot(socket, &Boot::Unshared)?;
         maps::write(pid, &self.ids)?;
         wire::send(socket, &Boot::Mapped, &[]).map_err(CallError::Lost)?;
         expect_boot(socket, &Boot::Ready)
     }
+}
+
+/// Where an open directory is now.
+fn path_of(fd: BorrowedFd<'_>) -> Result<Vec<u8>, LaunchError> {
+    let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let path = std::fs::read_link(&link).map_err(|e| step(format!("readlink({link})"), e))?;
+    Ok(path.into_os_string().into_vec())
 }
 
 struct Started {

@@ -2,7 +2,9 @@
 //!
 //! `unsafe` is allowed in one file, `sys.rs`.
 
+pub mod doctor;
 mod entry;
+pub mod files;
 pub mod idmap;
 pub mod launch;
 pub mod layer;

@@ -14,8 +14,8 @@ use std::path::Path;
 use rustix::fs::CWD;
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, fsconfig_create, fsconfig_set_flag,
-    fsconfig_set_string, fsmount, fsopen,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
 };
 
 pub(crate) use fuse::FuseMount;
@@ -39,13 +39,9 @@ pub(crate) struct Layers<'a> {
 /// Those of fsconfig(2) and mount(2).
 pub(crate) fn mount(layers: &Layers<'_>, target: &Path) -> io::Result<()> {
     match by_fsopen(layers) {
-        Ok(mount) => Ok(rustix::mount::move_mount(
-            &mount,
-            "",
-            CWD,
-            target,
-            MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
-        )?),
+        Ok(mount) => {
+            Ok(rustix::mount::move_mount(&mount, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
+        }
         // `lowerdir+` came with 6.8; before it (and the new mount API before 5.2) the options are one page of text.
         Err(Errno::INVAL | Errno::NOSYS) => by_option_string(layers, target),
         Err(error) => Err(error.into()),
@@ -103,8 +99,7 @@ fn has_userxattr(mountinfo: &str, target: &Path) -> bool {
     let target = target.to_str().unwrap_or_default();
     mountinfo
         .lines()
-        .filter(|line| line.split(' ').nth(4) == Some(target))
-        .next_back()
+        .rfind(|line| line.split(' ').nth(4) == Some(target))
         .and_then(|line| line.rsplit(' ').next())
         .is_some_and(|options| options.split(',').any(|o| o == "userxattr"))
 }

@@ -1,6 +1,16 @@
 //! The shim: one process per open vessel that owns its namespaces, mounts and commands.
+//!
+//! [`protocol`] is what is said, [`wire`] how, [`client`] the one end, `server` the other.
 #![forbid(unsafe_code)]
 
 pub mod client;
+mod commands;
+mod container_init;
+pub(crate) mod fault;
+mod house;
+pub(crate) mod jobs;
+mod loopback;
+mod mounted;
 pub mod protocol;
+pub(crate) mod server;
 pub mod wire;

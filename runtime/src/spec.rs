@@ -15,7 +15,7 @@ use oci_spec::runtime::{
 };
 
 pub use mount_points::{
-    EtcFile, MountPoints, prepare_mount_points, remove_placeholders, required_mount_points,
+    EtcFile, MountPointError, MountPoints, prepare_mount_points, remove_placeholders, required_mount_points,
 };
 pub use rlimits::{DefaultRlimit, default_rlimits};
 

@@ -118,6 +118,22 @@ pub(crate) fn keep_only(kept: OwnedFd, number: RawFd) -> io::Result<OwnedFd> {
     Ok(moved)
 }
 
+/// Takes a descriptor that this process was executed with.
+///
+/// # Errors
+/// `EBADF` when there is none of that number.
+pub(crate) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
+    // JUSTIFICATION: a descriptor that survived an exec has no owner yet.
+    // SAFETY: fcntl only looks at the number. That it is open and owned by nobody: its number comes from our own
+    // former image, in this process's arguments, and is taken once, before anything else is opened.
+    unsafe {
+        if libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(OwnedFd::from_raw_fd(number))
+    }
+}
+
 /// Gives a signal its default action.
 pub(crate) fn reset_signal(signal: Signal) -> io::Result<()> {
     // JUSTIFICATION: nix has signal(2) as unsafe only, because of handlers.

@@ -1,23 +1,19 @@
 //! Workers: short-lived processes in the user namespace of the store that pack, unpack and remove trees.
 #![forbid(unsafe_code)]
 
+mod jobs;
+
+use std::io;
 use std::os::fd::BorrowedFd;
+use std::os::unix::net::UnixStream;
+use std::process::Child;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::layer::Compression;
 use crate::shim::client::CallError;
 use crate::shim::protocol::Packed;
-
-/// How a blob is compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Compression {
-    /// A plain tar.
-    None,
-    /// RFC 1952.
-    Gzip,
-    /// RFC 8878.
-    Zstd,
-}
+use crate::shim::wire;
 
 /// What a worker is to do. Digests are lower-case hexadecimal SHA-256.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -86,13 +82,15 @@ pub(crate) enum Message {
 /// A running worker: jobs one after the other. Dropping it ends it.
 #[derive(Debug)]
 pub struct Worker {
-    #[allow(dead_code)]
-    socket: std::os::unix::net::UnixStream,
-    #[allow(dead_code)]
-    child: std::process::Child,
+    socket: UnixStream,
+    child: Child,
 }
 
 impl Worker {
+    pub(crate) fn new(socket: UnixStream, child: Child) -> Self {
+        Self { socket, child }
+    }
+
     /// Runs one job; `progress` hears how many bytes of input were consumed.
     ///
     /// # Errors
@@ -103,7 +101,35 @@ impl Worker {
         fds: &[BorrowedFd<'_>],
         progress: &mut dyn FnMut(u64),
     ) -> Result<JobDone, CallError> {
-        let _ = (job, fds, progress);
-        todo!("next commit")
+        wire::send(&self.socket, job, fds).map_err(CallError::Lost)?;
+        loop {
+            match wire::recv::<Message>(&self.socket).map_err(CallError::Lost)? {
+                Some((Message::Progress(bytes), _)) => progress(bytes),
+                Some((Message::Done(done), _)) => return Ok(done),
+                Some((Message::Failed(fault), _)) => return Err(CallError::Fault(fault)),
+                None => return Err(CallError::Lost(io::ErrorKind::UnexpectedEof.into())),
+            }
+        }
     }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // It ends by itself when the socket closes; one in the middle of a job is not worth waiting for.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The worker's side: until the client hangs up. Returns the exit code of the process.
+pub(crate) fn serve(socket: &UnixStream) -> i32 {
+    // A client that dies leaves no worker behind, not even one that waits for a pipe.
+    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+    while let Ok(Some((job, fds))) = wire::recv::<Job>(socket) {
+        let message = jobs::run(job, fds, socket).map_or_else(Message::Failed, Message::Done);
+        if wire::send(socket, &message, &[]).is_err() {
+            return 1;
+        }
+    }
+    0
 }

@@ -1,6 +1,7 @@
 //! [`ExecOptions`]: which command runs, as whom, with which streams; [`ExecResult`]: how it ended.
 #![forbid(unsafe_code)]
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::os::fd::OwnedFd;
@@ -86,7 +87,10 @@ impl ExecOptions {
 
     /// [`Self::env`] for many.
     #[must_use]
-    pub fn envs<K: Into<OsString>, V: Into<OsString>>(mut self, vars: impl IntoIterator<Item = (K, V)>) -> Self {
+    pub fn envs<K: Into<OsString>, V: Into<OsString>>(
+        mut self,
+        vars: impl IntoIterator<Item = (K, V)>,
+    ) -> Self {
         self.env.extend(vars.into_iter().map(|(key, value)| (key.into(), value.into())));
         self
     }
@@ -221,7 +225,11 @@ impl ExecResult {
     }
 
     pub(crate) fn timeout() -> Self {
-        Self { exit_code: TIMEOUT_EXIT_CODE, signal: Some(rustix::process::Signal::KILL.as_raw()), timed_out: true }
+        Self {
+            exit_code: TIMEOUT_EXIT_CODE,
+            signal: Some(rustix::process::Signal::KILL.as_raw()),
+            timed_out: true,
+        }
     }
 }
 
@@ -246,29 +254,44 @@ fn no_nul(text: OsString, what: &str) -> Result<Vec<u8>> {
 
 /// The image's variables, those of the caller instead of or after them, and a `PATH` if there is none.
 fn environment(image: &[String], own: &[(OsString, OsString)]) -> Result<Vec<Vec<u8>>> {
-    let mut merged: Vec<(Vec<u8>, Vec<u8>)> = Vec::with_capacity(image.len() + own.len() + 1);
+    let mut merged = Variables::default();
     // An entry of an image without `=` is no variable.
     for (key, value) in image.iter().filter_map(|entry| entry.split_once('=')) {
-        set(&mut merged, key.into(), value.into());
+        merged.set(key.into(), value.into());
     }
     for (key, value) in own {
         let key = no_nul(key.clone(), "variable")?;
         if key.is_empty() || key.contains(&b'=') {
-            return Err(Error::invalid(format!("name of a variable is not valid: {:?}", String::from_utf8_lossy(&key))));
+            return Err(Error::invalid(format!(
+                "name of a variable is not valid: {:?}",
+                String::from_utf8_lossy(&key)
+            )));
         }
-        set(&mut merged, key, no_nul(value.clone(), "variable")?);
+        merged.set(key, no_nul(value.clone(), "variable")?);
     }
-    if !merged.iter().any(|(key, _)| key == b"PATH") {
-        merged.push((b"PATH".to_vec(), DEFAULT_PATH.into()));
+    if !merged.places.contains_key(b"PATH".as_slice()) {
+        merged.set(b"PATH".to_vec(), DEFAULT_PATH.into());
     }
-    Ok(merged.into_iter().map(|(key, value)| [key.as_slice(), b"=", &value].concat()).collect())
+    Ok(merged.entries.into_iter().map(|(key, value)| [key.as_slice(), b"=", &value].concat()).collect())
 }
 
-/// A key keeps its place, so that the order of the image's variables stays.
-fn set(merged: &mut Vec<(Vec<u8>, Vec<u8>)>, key: Vec<u8>, value: Vec<u8>) {
-    match merged.iter_mut().find(|(there, _)| *there == key) {
-        Some((_, old)) => *old = value,
-        None => merged.push((key, value)),
+/// An environment in the order in which its variables came. An image may have very many.
+#[derive(Default)]
+struct Variables {
+    entries: Vec<(Vec<u8>, Vec<u8>)>,
+    places: HashMap<Vec<u8>, usize>,
+}
+
+impl Variables {
+    /// A key that is there keeps its place.
+    fn set(&mut self, key: Vec<u8>, value: Vec<u8>) {
+        match self.places.get(&key) {
+            Some(&place) => self.entries[place].1 = value,
+            None => {
+                self.places.insert(key.clone(), self.entries.len());
+                self.entries.push((key, value));
+            }
+        }
     }
 }
 

@@ -259,7 +259,11 @@ impl File {
 }
 
 impl AsyncRead for File {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.file).poll_read(cx, buf)
     }
 }
@@ -304,19 +308,24 @@ mod tests {
         ] {
             assert_eq!(options.flags().unwrap(), flags, "{options:?}");
         }
-        for bad in [new(), new().create(true), new().read(true).truncate(true), new().append(true).truncate(true)] {
+        for bad in
+            [new(), new().create(true), new().read(true).truncate(true), new().append(true).truncate(true)]
+        {
             assert_eq!(bad.flags().unwrap_err().kind(), crate::ErrorKind::InvalidArgument, "{bad:?}");
         }
     }
 
     fn ids() -> IdMapping {
-        let extents = [Extent { inside: 0, outside: 1000, count: 1 }, Extent { inside: 1, outside: 100_000, count: 9 }];
+        let extents =
+            [Extent { inside: 0, outside: 1000, count: 1 }, Extent { inside: 1, outside: 100_000, count: 9 }];
         IdMapping { uids: extents.to_vec(), gids: extents.to_vec() }
     }
 
     #[test]
     fn host_ids_are_translated_and_foreign_ones_are_nobody() {
-        for (host, inside) in [(1000, 0), (100_000, 1), (100_008, 9), (100_009, 65534), (0, 65534), (1001, 65534)] {
+        for (host, inside) in
+            [(1000, 0), (100_000, 1), (100_008, 9), (100_009, 65534), (0, 65534), (1001, 65534)]
+        {
             assert_eq!(seen_inside(&ids().uids, host), inside, "{host}");
         }
     }
@@ -325,7 +334,8 @@ mod tests {
     async fn what_was_written_is_seen_by_the_next_call() {
         let std = tempfile::tempfile().unwrap();
         let positioned = Arc::new(std.try_clone().unwrap());
-        let mut file = File { name: "/f".into(), file: tokio::fs::File::from_std(std), positioned, ids: ids() };
+        let mut file =
+            File { name: "/f".into(), file: tokio::fs::File::from_std(std), positioned, ids: ids() };
         for _ in 0..200 {
             file.write_all(b"0123456789").await.unwrap();
         }

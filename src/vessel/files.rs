@@ -7,7 +7,6 @@ use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{MemfdFlags, OFlags};
@@ -135,7 +134,8 @@ fn time_of((seconds, nanos): (i64, u32)) -> SystemTime {
     } else {
         SystemTime::UNIX_EPOCH.checked_add(whole)
     };
-    base.and_then(|time| time.checked_add(Duration::from_nanos(nanos.into()))).unwrap_or(SystemTime::UNIX_EPOCH)
+    base.and_then(|time| time.checked_add(Duration::from_nanos(nanos.into())))
+        .unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 impl VesselInner {
@@ -181,7 +181,8 @@ pub(super) async fn read(vessel: &VesselInner, path: &Path) -> Result<Vec<u8>> {
 }
 
 fn read_bounded(file: StdFile, limit: u64, path: &Path) -> Result<Vec<u8>> {
-    let too_large = || Error::new(ErrorKind::LimitExceeded, format!("file has more than {limit} bytes: {path:?}"));
+    let too_large =
+        || Error::new(ErrorKind::LimitExceeded, format!("file has more than {limit} bytes: {path:?}"));
     let size = file.metadata().map_or(0, |meta| meta.len());
     if size > limit {
         return Err(too_large());
@@ -197,7 +198,8 @@ fn read_bounded(file: StdFile, limit: u64, path: &Path) -> Result<Vec<u8>> {
 pub(super) async fn write(vessel: &VesselInner, path: &Path, data: &[u8], mode: u32) -> Result<()> {
     let request = Request::WriteFile { path: vessel.inside(path)?, mode };
     // In memory and not a pipe: the other end may answer before it has read all, without anyone getting stuck.
-    let content = memory_file(data).map_err(|e| Error::io("failed to hand over the content of the file", e))?;
+    let content =
+        memory_file(data).map_err(|e| Error::io("failed to hand over the content of the file", e))?;
     vessel.request(move |connection| connection.call_done(&request, &[content.as_fd()])).await
 }
 
@@ -258,7 +260,7 @@ pub(super) async fn copy_in(
     let mut ours = Some(ours);
     let fed = tokio::select! {
         // It ends before its input does only when it fails.
-        ended = &mut call => { hang_up.disarm(); return ended }
+        ended = &mut call => return ended,
         fed = pump::feed(&mut tar, &mut ours) => fed,
     };
     if let Err(error) = fed {
@@ -267,9 +269,7 @@ pub(super) async fn copy_in(
         let _ = call.await;
         return Err(Error::io("failed to read the archive to copy in", error));
     }
-    let ended = call.await;
-    hang_up.disarm();
-    ended
+    call.await
 }
 
 pub(super) async fn copy_out(
@@ -297,7 +297,6 @@ pub(super) async fn copy_out(
         }
         copied
     });
-    hang_up.disarm();
     match copied {
         Err(error) => Err(Error::io("failed to write the archive that is copied out", error)),
         Ok(()) => ended,

@@ -3,10 +3,11 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::pipe::PipeFlags;
+use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::sync::watch;
@@ -23,7 +24,7 @@ const IDLE: Duration = Duration::from_millis(100);
 const LINGER: Duration = Duration::from_secs(2);
 
 /// A pipe to a command: its end, and ours.
-pub(super) fn input_pipe() -> Result<(OwnedFd, Sender)> {
+pub(crate) fn input_pipe() -> Result<(OwnedFd, Sender)> {
     let (read, write) = pipe()?;
     let ours = Sender::from_owned_fd(write).map_err(|e| Error::io("failed to watch a pipe", e))?;
     Ok((read, ours))
@@ -44,6 +45,15 @@ fn pipe() -> Result<(OwnedFd, OwnedFd)> {
     Ok((read, write))
 }
 
+/// Lets a descriptor be awaited.
+#[expect(
+    deprecated,
+    reason = "the replacement is unsafe; all that is watched here owns one descriptor and keeps it"
+)]
+pub(super) fn watch<T: AsRawFd>(owner: T) -> io::Result<AsyncFd<T>> {
+    AsyncFd::new(owner)
+}
+
 /// A descriptor of `/dev/null`.
 pub(super) fn null() -> Result<OwnedFd> {
     let file = File::options().read(true).write(true).open("/dev/null");
@@ -61,7 +71,10 @@ pub(crate) async fn copy(
 
 /// Copies `from` to the pipe and closes it at the end, but not when `from` fails: the other end must not take what
 /// it has for the whole. Whoever reads may stop early.
-pub(crate) async fn feed(from: &mut (impl AsyncRead + Unpin + ?Sized), pipe: &mut Option<Sender>) -> io::Result<()> {
+pub(crate) async fn feed(
+    from: &mut (impl AsyncRead + Unpin + ?Sized),
+    pipe: &mut Option<Sender>,
+) -> io::Result<()> {
     let Some(open) = pipe.as_mut() else { return Ok(()) };
     let mut buffer = vec![0; BUFFER];
     loop {

@@ -98,7 +98,8 @@ impl Running {
     pub fn resize(&self, rows: u16, cols: u16) -> Result<()> {
         let terminal = self.terminal.as_ref().ok_or_else(|| Error::invalid("the command has no terminal"))?;
         let size = Winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 };
-        rustix::termios::tcsetwinsize(terminal, size).map_err(|e| Error::io("failed to resize the terminal", e))
+        rustix::termios::tcsetwinsize(terminal, size)
+            .map_err(|e| Error::io("failed to resize the terminal", e))
     }
 
     /// The outer end of the command's terminal, if it has one: duplicate it to read and write it. Do not where
@@ -271,7 +272,8 @@ pub(super) async fn exec(vessel: &Arc<VesselInner>, mut options: ExecOptions) ->
 }
 
 pub(super) async fn spawn(vessel: &Arc<VesselInner>, options: ExecOptions) -> Result<Running> {
-    let deadline = options.timeout.map(|timeout| Instant::now() + timeout);
+    // One that cannot be expressed is none.
+    let deadline = options.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let request = options.request(&vessel.work_dir(), &vessel.image)?;
     let mut copies = Copies::default();
     let (connection, terminal) = if options.has_terminal() {
@@ -284,12 +286,15 @@ pub(super) async fn spawn(vessel: &Arc<VesselInner>, options: ExecOptions) -> Re
         copies.terminal(&outer, options.stdin, options.stdout)?;
         (connection, Some(outer))
     } else {
-        let theirs =
-            vec![copies.input(options.stdin)?, copies.output(options.stdout)?, copies.output(options.stderr)?];
+        let theirs = vec![
+            copies.input(options.stdin)?,
+            copies.output(options.stdout)?,
+            copies.output(options.stderr)?,
+        ];
         (start(vessel, request, theirs).await?.0, None)
     };
     let connection =
-        AsyncFd::new(Waitable(connection)).map_err(|e| Error::io("failed to watch the connection", e))?;
+        pump::watch(Waitable(connection)).map_err(|e| Error::io("failed to watch the connection", e))?;
     Ok(Running {
         vessel: Arc::clone(vessel),
         connection: Some(connection),

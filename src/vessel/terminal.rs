@@ -22,7 +22,7 @@ impl Terminal {
     pub(super) fn new(outer: OwnedFd) -> io::Result<Self> {
         let flags = rustix::fs::fcntl_getfl(&outer)?;
         rustix::fs::fcntl_setfl(&outer, flags | OFlags::NONBLOCK)?;
-        Ok(Self(Arc::new(AsyncFd::new(outer)?)))
+        Ok(Self(Arc::new(super::pump::watch(outer)?)))
     }
 }
 
@@ -37,7 +37,9 @@ impl AsyncRead for Terminal {
                     return Poll::Ready(Ok(()));
                 }
                 // Linux says EIO when nobody has the inner end open: the end of file of a terminal.
-                Ok(Err(e)) if e.raw_os_error() == Some(Errno::IO.raw_os_error()) => return Poll::Ready(Ok(())),
+                Ok(Err(e)) if e.raw_os_error() == Some(Errno::IO.raw_os_error()) => {
+                    return Poll::Ready(Ok(()));
+                }
                 Ok(Err(e)) if e.kind() == io::ErrorKind::Interrupted => {}
                 Ok(Err(e)) => return Poll::Ready(Err(e)),
                 Err(_would_block) => {}
@@ -80,7 +82,8 @@ mod tests {
         rustix::pty::grantpt(&outer).unwrap();
         rustix::pty::unlockpt(&outer).unwrap();
         let name = rustix::pty::ptsname(&outer, Vec::new()).unwrap();
-        let inner = rustix::fs::open(&name, OFlags::RDWR | OFlags::NOCTTY, rustix::fs::Mode::empty()).unwrap();
+        let inner =
+            rustix::fs::open(&name, OFlags::RDWR | OFlags::NOCTTY, rustix::fs::Mode::empty()).unwrap();
         let mut terminal = Terminal::new(outer).unwrap();
         terminal.write_all(b"in\n").await.unwrap();
         let mut line = [0; 8];

@@ -8,14 +8,17 @@
 //! Nothing here knows of overlays, users or processes.
 #![forbid(unsafe_code)]
 
+pub mod archive;
 pub mod backend;
 pub mod compressed;
 pub mod compression;
 pub mod conformance;
+pub mod content;
 pub mod digest;
 mod dir;
 pub mod error;
 pub mod id;
+pub mod image;
 pub mod json;
 pub mod local;
 pub mod manifest;
@@ -26,10 +29,12 @@ pub mod verify;
 
 pub use backend::{ByteStream, Storage};
 pub use compressed::CompressedStorage;
+pub use content::ContentStore;
 pub use digest::Digest;
 pub use dir::FileError;
 pub use error::{Result, StorageError, StorageErrorKind};
 pub use id::{IdGenerator, UniqueIdGenerator, validate_id};
+pub use image::record::{ImageRecord, LayerRecord};
 pub use local::LocalStorage;
 pub use manifest::{SnapshotManifest, VesselManifest};
 pub use memory::MemoryStorage;

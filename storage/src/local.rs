@@ -11,7 +11,7 @@
 mod names;
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -22,6 +22,7 @@ use self::names::{LOOKUP, archive_name};
 pub(crate) use self::names::{check_id, check_image_ref};
 use crate::backend::{ByteStream, MAX_MANIFEST_BYTES, Storage, blocking, finished};
 use crate::compression::{Compression, sniff};
+use crate::content::copy;
 use crate::digest::to_hex;
 use crate::dir::Dir;
 use crate::dir::stage::{Staged, replace, sweep};
@@ -163,7 +164,7 @@ impl Shared {
         let failed = |e: io::Error| StorageError::io("receive snapshot", dir.path_of(snapshot), e);
         let (compression, mut body) = sniff(body).map_err(failed)?;
         let mut staged = Staged::new(&dir)?;
-        copy_large(&mut body, &mut staged).map_err(failed)?;
+        copy(&mut body, &mut staged).map_err(failed)?;
         staged.commit(&dir, &archive_name(snapshot, compression))?;
         // Only a snapshot that is replaced has others; until here they were the valid ones.
         remove_archives(&dir, snapshot, Some(compression))
@@ -232,19 +233,6 @@ impl Shared {
             inner = Some(parent.subdir(component)?.ok_or_else(missing)?);
         }
         open_archive(inner.as_ref().unwrap_or(&self.images), stem)?.ok_or_else(missing)
-    }
-}
-
-/// Copies with a buffer that is worth a system call.
-fn copy_large(from: &mut impl Read, to: &mut Staged<'_>) -> io::Result<()> {
-    let mut buf = vec![0; 256 * 1024];
-    loop {
-        match from.read(&mut buf) {
-            Ok(0) => return Ok(()),
-            Ok(n) => to.write(&buf[..n]).map_err(io::Error::from)?,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
     }
 }
 

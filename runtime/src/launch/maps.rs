@@ -4,7 +4,7 @@
 #![forbid(unsafe_code)]
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 use super::{LaunchError, step};
@@ -16,8 +16,6 @@ use crate::subid::{self, IdRange};
 const ROOT_BASE: u32 = 0x7000_0000;
 /// Ids of a vessel of real root: what an image may name.
 const ROOT_COUNT: u32 = 65536;
-/// The helpers are taken from here only: a `PATH` of somebody else must not choose a set-uid program's stand-in.
-const HELPER_DIRS: [&str; 4] = ["/usr/bin", "/bin", "/usr/sbin", "/sbin"];
 
 /// The mapping that this user can have on this host: all of the user's subordinate ids where there are any and
 /// `newuidmap`/`newgidmap` are installed, one id otherwise; for real root a high range of its own.
@@ -97,9 +95,9 @@ fn refused(name: &str, extents: &[Extent], output: &Output) -> LaunchError {
     }
 }
 
-/// Where a set-uid helper is installed.
+/// Where a helper program is installed: in the system's own directories only, whatever `PATH` says.
 pub(crate) fn helper(name: &str) -> Option<PathBuf> {
-    HELPER_DIRS.iter().map(|dir| Path::new(dir).join(name)).find(|path| path.is_file())
+    crate::doctor::helper::find(name).ok().map(|found| found.path)
 }
 
 #[cfg(test)]

@@ -73,7 +73,9 @@ impl Drop for FuseMount {
 
 fn program() -> io::Result<PathBuf> {
     helper("fuse-overlayfs").ok_or_else(|| {
-        io::Error::new(io::ErrorKind::NotFound, "fuse-overlayfs is not installed in /usr/bin, /bin, /usr/sbin or /sbin")
+        io::Error::new(
+            io::ErrorKind::NotFound,
+            "fuse-overlayfs is not installed in /usr/bin, /bin, /usr/sbin or /sbin",
+        )
     })
 }
-

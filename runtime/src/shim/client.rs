@@ -78,7 +78,11 @@ impl Connection {
     ///
     /// # Errors
     /// [`CallError`].
-    pub fn call(&mut self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<(Reply, Vec<OwnedFd>), CallError> {
+    pub fn call(
+        &mut self,
+        request: &Request,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(Reply, Vec<OwnedFd>), CallError> {
         self.send(request, fds)?;
         self.receive()
     }

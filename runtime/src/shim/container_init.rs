@@ -65,18 +65,18 @@ pub(super) enum FromInit {
 #[derive(Clone)]
 pub(super) struct Init {
     control: Rc<UnixStream>,
-    seccomp: Rc<BpfProgram>,
+    seccomp: &'static BpfProgram,
 }
 
 impl Init {
-    pub(super) fn new(control: Rc<UnixStream>, seccomp: Rc<BpfProgram>) -> Self {
+    pub(super) fn new(control: Rc<UnixStream>, seccomp: &'static BpfProgram) -> Self {
         Self { control, seccomp }
     }
 }
 
 impl Executor for Init {
     fn exec(&self, _: &Spec) -> Result<(), ExecutorError> {
-        let code = match serve(&self.control, &self.seccomp) {
+        let code = match serve(&self.control, self.seccomp) {
             Ok(()) => 0,
             Err(_) => 1, // The shim sees the socket close.
         };
@@ -94,6 +94,7 @@ impl Executor for Init {
 }
 
 fn serve(control: &UnixStream, seccomp: &BpfProgram) -> io::Result<()> {
+    let _ = rustix::thread::set_name(c"vesselrt-init"); // for ps; nothing depends on it
     // When the shim dies, however it dies, so does the container.
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
     // What this process has open and mapped is not for the commands it starts: no ptrace, no /proc/1/fd.

@@ -5,6 +5,7 @@ use std::fmt::Display;
 use std::io;
 
 use super::protocol::{Fault, FaultKind};
+use crate::layer::{BlobError, PackError, SnapshotError, UnpackError};
 
 impl Fault {
     /// A fault of `kind` that says `message`.
@@ -54,6 +55,9 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 }
 
 fn kind_of(error: &io::Error) -> FaultKind {
+    if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) {
+        return FaultKind::InvalidArgument; // std's name for it is not stable
+    }
     match error.kind() {
         io::ErrorKind::NotFound => FaultKind::NotFound,
         io::ErrorKind::AlreadyExists => FaultKind::AlreadyExists,
@@ -62,7 +66,6 @@ fn kind_of(error: &io::Error) -> FaultKind {
         | io::ErrorKind::NotADirectory
         | io::ErrorKind::IsADirectory
         | io::ErrorKind::DirectoryNotEmpty
-        | io::ErrorKind::FilesystemLoop
         | io::ErrorKind::InvalidFilename => FaultKind::InvalidArgument,
         io::ErrorKind::ResourceBusy => FaultKind::Busy,
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
@@ -70,5 +73,54 @@ fn kind_of(error: &io::Error) -> FaultKind {
         }
         io::ErrorKind::Unsupported => FaultKind::Unsupported,
         _ => FaultKind::Internal,
+    }
+}
+
+/// `doing` failed while a tree was packed.
+pub(crate) fn pack_fault(doing: &str, error: &PackError) -> Fault {
+    let (kind, errno) = match error {
+        PackError::Io { source, .. } | PackError::Write(source) => (kind_of(source), source.raw_os_error()),
+        PackError::Limit { .. } => (FaultKind::LimitExceeded, None),
+        PackError::ReservedName { .. } | PackError::Whiteout { .. } => (FaultKind::InvalidArgument, None),
+        PackError::Changed { .. } => (FaultKind::Busy, None),
+        PackError::ForeignOverlay { .. } => (FaultKind::Unsupported, None),
+    };
+    Fault { errno, ..Fault::new(kind, format!("{doing}: {}", chain(error))) }
+}
+
+/// `doing` failed while an archive was unpacked.
+pub(crate) fn unpack_fault(doing: &str, error: &UnpackError) -> Fault {
+    let (kind, errno) = unpack_kind(error);
+    Fault { errno, ..Fault::new(kind, format!("{doing}: {}", chain(error))) }
+}
+
+/// `doing` failed while the blob of an image layer was unpacked.
+pub(crate) fn blob_fault(doing: &str, error: &BlobError) -> Fault {
+    let (kind, errno) = match error {
+        BlobError::Read(source) | BlobError::Sync(source) => (kind_of(source), source.raw_os_error()),
+        BlobError::Unpack(source) => unpack_kind(source),
+        _ => (FaultKind::Integrity, None),
+    };
+    Fault { errno, ..Fault::new(kind, format!("{doing}: {}", chain(error))) }
+}
+
+/// `doing` failed while a snapshot archive was unpacked.
+pub(crate) fn snapshot_fault(doing: &str, error: &SnapshotError) -> Fault {
+    let (kind, errno) = match error {
+        SnapshotError::Sync(source) => (kind_of(source), source.raw_os_error()),
+        SnapshotError::Unpack(source) => unpack_kind(source),
+        _ => (FaultKind::Integrity, None),
+    };
+    Fault { errno, ..Fault::new(kind, format!("{doing}: {}", chain(error))) }
+}
+
+fn unpack_kind(error: &UnpackError) -> (FaultKind, Option<i32>) {
+    match error {
+        UnpackError::Limit { .. } => (FaultKind::LimitExceeded, None),
+        UnpackError::Parse { .. } if error.is_bad_archive() => (FaultKind::Integrity, None),
+        _ => match error.io_error() {
+            Some(source) => (kind_of(source), source.raw_os_error()),
+            None => (FaultKind::InvalidArgument, None),
+        },
     }
 }

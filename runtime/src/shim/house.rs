@@ -5,6 +5,7 @@
 //! /scratch/N       overlays of commands that leave nothing behind
 //! /files           generated resolv.conf, hosts, hostname
 //! /bundle /state   what libcontainer wants to see
+//! /store           the store's directories: image layers, sealed layers, this vessel
 //! /dev /proc /sys  null, zero, full, random, urandom, tty of the host; its /proc; a sysfs of our network namespace
 //!                  with a cgroup2 of our own on it (rootless libcontainer cannot use a v1 or hybrid tree)
 //! ```
@@ -18,11 +19,13 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use rustix::fs::CWD;
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
-    fsconfig_create, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
+    UnmountFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
+
+use super::mounted::Dirs;
 
 /// Where the vessel is mounted.
 pub(super) const MERGED: &str = "/merged";
@@ -35,7 +38,11 @@ pub(super) const BUNDLE: &str = "/bundle";
 /// libcontainer's state.
 pub(super) const STATE: &str = "/state";
 
-const DIRS: [&str; 8] = ["merged", "scratch", "files", "bundle", "state", "dev", "proc", "sys"];
+const STORE: [&str; 3] = ["store/image", "store/sealed", "store/vessel"];
+const DIRS: [&str; 12] = [
+    "merged", "scratch", "files", "bundle", "state", "dev", "proc", "sys", "store", STORE[0], STORE[1],
+    STORE[2],
+];
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 /// Places where the new root may be attached for the moment before it becomes the root: any directory does.
 const STEPPING_STONES: [&str; 4] = ["/tmp", "/run", "/mnt", "/dev"];
@@ -77,8 +84,9 @@ impl Site {
         // The host's devices and /proc are taken before anything can cover them.
         let devices = DEVICES.map(|name| (name, clone_tree(&format!("/dev/{name}"), false)));
         let proc = clone_tree("/proc", true).map_err(at("clone /proc"))?;
-        let tmpfs = file_system("tmpfs", &[("mode", "0755"), ("size", "16m")], MountAttrFlags::MOUNT_ATTR_NODEV)
-            .map_err(at("mount a tmpfs"))?;
+        let tmpfs =
+            file_system("tmpfs", &[("mode", "0755"), ("size", "16m")], MountAttrFlags::MOUNT_ATTR_NODEV)
+                .map_err(at("mount a tmpfs"))?;
         attach(&tmpfs, Path::new(stone)).map_err(at(format!("attach the new root at {stone}")))?;
         let site = Self { stone };
         for dir in DIRS {
@@ -96,7 +104,37 @@ impl Site {
         Path::new(self.stone).join(inside.trim_start_matches('/'))
     }
 
-    fn attach_devices(&self, devices: [(&str, io::Result<OwnedFd>); DEVICES.len()]) -> Result<(), HouseError> {
+    /// Attaches the store's directories and opens them there: overlayfs takes layers of mounts of its own mount
+    /// namespace only. `given` are the same directories as the client opened them: a path that leads elsewhere now is
+    /// refused.
+    pub(super) fn attach_store(
+        &self,
+        mounts: Vec<OwnedFd>,
+        given: &[OwnedFd; 3],
+    ) -> Result<Dirs, HouseError> {
+        let mut opened = Vec::new();
+        for ((name, mount), given) in STORE.into_iter().zip(mounts).zip(given) {
+            let target = self.path(name);
+            attach(&mount, &target).map_err(at(format!("attach /{name}")))?;
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let fd = rustix::fs::open(&target, flags, Mode::empty())
+                .map_err(|e| at(format!("open /{name}"))(e.into()))?;
+            if identity(&fd).ok() != identity(given).ok() {
+                return Err(at(format!("open /{name}"))(io::Error::other(
+                    "the store was replaced meanwhile",
+                )));
+            }
+            opened.push(fd);
+        }
+        let [image_layers, sealed_layers, vessel] = <[OwnedFd; 3]>::try_from(opened)
+            .map_err(|_| at("attach the store")(io::ErrorKind::InvalidInput.into()))?;
+        Ok(Dirs { image_layers, sealed_layers, vessel })
+    }
+
+    fn attach_devices(
+        &self,
+        devices: [(&str, io::Result<OwnedFd>); DEVICES.len()],
+    ) -> Result<(), HouseError> {
         for (name, device) in devices {
             let target = self.path("dev").join(name);
             File::create(&target).map_err(at(format!("create /dev/{name}")))?;
@@ -138,6 +176,11 @@ impl Site {
         rustix::mount::unmount(".", UnmountFlags::DETACH).map_err(|e| at("detach the old root")(e.into()))?;
         nix::unistd::chdir("/").map_err(|e| at("chdir /")(e.into()))
     }
+}
+
+fn identity(fd: &OwnedFd) -> io::Result<(u64, u64)> {
+    let status = rustix::fs::fstat(fd)?;
+    Ok((status.st_dev, status.st_ino))
 }
 
 fn clone_tree(path: &str, recursive: bool) -> io::Result<OwnedFd> {

@@ -47,11 +47,6 @@ impl<'a> Staged<'a> {
         }
     }
 
-    /// The file itself.
-    pub(crate) fn file(&mut self) -> &mut File {
-        &mut self.file
-    }
-
     /// Writes `bytes`.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.file.write_all(bytes).map_err(|e| StorageError::io("write", self.dir.path_of(&self.name), e))

@@ -64,8 +64,9 @@ pub(super) fn start(start: &Start, fds: Vec<OwnedFd>, seccomp: &BpfProgram) -> R
 /// The terminal's other end, if there is one, and the standard streams.
 fn streams(start: &Start, fds: Vec<OwnedFd>) -> Result<(Option<OwnedFd>, [OwnedFd; 3]), Fault> {
     let Some((rows, columns)) = start.terminal else {
-        let streams = three(fds)
-            .ok_or_else(|| Fault::new(FaultKind::InvalidArgument, "a command needs three standard streams"))?;
+        let streams = three(fds).ok_or_else(|| {
+            Fault::new(FaultKind::InvalidArgument, "a command needs three standard streams")
+        })?;
         return Ok((None, streams));
     };
     let opened = open_terminal(rows, columns).map_err(|e| Fault::io("open a terminal of the vessel", &e))?;
@@ -155,7 +156,8 @@ fn identify(start: &Start) -> io::Result<()> {
 
 /// execvpe(3) with the command's own `PATH`.
 fn execute(start: &Start) -> io::Error {
-    let strings = |list: &[Vec<u8>]| list.iter().map(|s| CString::new(s.as_slice())).collect::<Result<Vec<_>, _>>();
+    let strings =
+        |list: &[Vec<u8>]| list.iter().map(|s| CString::new(s.as_slice())).collect::<Result<Vec<_>, _>>();
     let (Ok(argv), Ok(env)) = (strings(&start.argv), strings(&start.env)) else {
         return io::ErrorKind::InvalidInput.into();
     };
@@ -178,7 +180,8 @@ fn candidates(start: &Start) -> Vec<Vec<u8>> {
     if name.is_empty() || name.contains(&b'/') {
         return vec![name];
     }
-    let path = start.env.iter().find_map(|e| e.strip_prefix(b"PATH=")).unwrap_or(b"/usr/local/bin:/usr/bin:/bin");
+    let path =
+        start.env.iter().find_map(|e| e.strip_prefix(b"PATH=")).unwrap_or(b"/usr/local/bin:/usr/bin:/bin");
     path.split(|&b| b == b':')
         .map(|dir| {
             let dir = if dir.is_empty() { b".".as_slice() } else { dir };

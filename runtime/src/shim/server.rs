@@ -1,0 +1,356 @@
+//! The shim's loop: one thread, one request after the other; commands and jobs run beside it.
+//!
+//! ```text
+//! connection: Idle ──Exec──▶ Running ──ended──▶ Idle        closes while Running: the command is killed
+//!             Idle ──copy, pack──▶ Working ──ended──▶ Idle  closes while Working: the job meets a broken pipe
+//!             Idle ──any write while quiesced──▶ Deferred ──resumed──▶ (handled)
+//! ```
+//!
+//! The shim leaves when the last connection is closed and no command runs, unless it is kept.
+#![forbid(unsafe_code)]
+
+mod requests;
+mod setup;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use rustix::event::{PollFd, PollFlags};
+
+use super::commands::{Command, Ground};
+use super::container_init::FromInit;
+use super::house;
+use super::jobs::Job;
+use super::mounted::{Dirs, Mounted};
+use super::protocol::{ExitStatus, Fault, FaultKind, Reply, Request};
+use super::wire;
+
+/// How long a client may take for the rest of a frame, and for taking a reply.
+const CLIENT_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Runs a shim on its first connection, with the mounts of its three directories; returns the exit code of the process.
+pub(crate) fn run(socket: UnixStream, mounts: Vec<OwnedFd>) -> i32 {
+    match setup::server(&socket, mounts) {
+        Ok(mut server) => {
+            if wire::send(&socket, &Reply::Done, &[]).is_err() {
+                return 1;
+            }
+            server.welcome(socket);
+            server.serve();
+            0
+        }
+        Err(fault) => {
+            let _ = wire::send(&socket, &Reply::Failed(fault), &[]);
+            1
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Client {
+    socket: UnixStream,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Idle,
+    /// Waits for this command to end.
+    Running(u64),
+    /// Waits for this job to end.
+    Working,
+    /// Its request waits until the vessel may be written again.
+    Deferred,
+}
+
+/// The state of a shim.
+#[derive(Debug)]
+struct Server {
+    listener: UnixListener,
+    dirs: Dirs,
+    ground: Ground,
+    /// `None` only while layers are exchanged, or after that failed.
+    mounted: Option<Mounted>,
+    clients: BTreeMap<u64, Client>,
+    commands: BTreeMap<u64, Command>,
+    jobs: BTreeMap<u64, Job>,
+    deferred: VecDeque<(u64, Request, Vec<OwnedFd>)>,
+    /// The client that made the vessel still.
+    quiesced_by: Option<u64>,
+    /// Empty files made to mount something on; removed when no command runs.
+    placeholders: Vec<PathBuf>,
+    next: u64,
+    keep: bool,
+    leaving: bool,
+    /// The vessel is thrown away: its writable layer goes when the last command has ended.
+    destroy: bool,
+    /// Holds the vessel's lock as long as this process lives.
+    _lock: OwnedFd,
+}
+
+/// What became ready.
+#[derive(Debug, Clone, Copy)]
+enum Ready {
+    Listener,
+    Client(u64),
+    Control(u64),
+    Ended(u64),
+    JobEnded(u64),
+}
+
+impl Server {
+    fn serve(&mut self) {
+        while !self.done() {
+            let Ok(ready) = self.wait() else { return };
+            for event in ready {
+                self.handle(event);
+            }
+        }
+        self.leave();
+    }
+
+    fn done(&self) -> bool {
+        let unused = self.clients.is_empty() && !self.keep;
+        (self.leaving || unused) && self.commands.is_empty() && self.jobs.is_empty()
+    }
+
+    fn leave(&mut self) {
+        if self.destroy {
+            self.remove_writable_layer();
+        }
+        let _ = rustix::fs::unlinkat(&self.dirs.vessel, super::client::SOCKET, rustix::fs::AtFlags::empty());
+    }
+
+    /// Here, while the right user namespace is at hand. What fails is left to whoever removes the vessel's directory.
+    fn remove_writable_layer(&mut self) {
+        if let Some(mounted) = self.mounted.take() {
+            let generation = format!("gen-{}", mounted.spec.generation);
+            if mounted.unmount(Path::new(house::MERGED)).is_ok() {
+                let _ = crate::layer::remove_tree(self.dirs.vessel.as_fd(), generation.as_ref());
+            }
+        }
+    }
+
+    fn wait(&self) -> io::Result<Vec<Ready>> {
+        let mut what = vec![Ready::Listener];
+        let mut fds = vec![PollFd::new(&self.listener, PollFlags::IN)];
+        for (id, client) in &self.clients {
+            what.push(Ready::Client(*id));
+            fds.push(PollFd::new(&client.socket, PollFlags::IN));
+        }
+        for (id, command) in &self.commands {
+            if let Some(control) = &command.control {
+                what.push(Ready::Control(*id));
+                fds.push(PollFd::new(control, PollFlags::IN));
+            }
+            what.push(Ready::Ended(*id));
+            fds.push(PollFd::new(&command.pidfd, PollFlags::IN));
+        }
+        for (id, job) in &self.jobs {
+            what.push(Ready::JobEnded(*id));
+            fds.push(PollFd::new(&job.pidfd, PollFlags::IN));
+        }
+        loop {
+            match rustix::event::poll(&mut fds, None) {
+                Err(rustix::io::Errno::INTR) => {}
+                other => {
+                    other?;
+                    break;
+                }
+            }
+        }
+        let ready = fds.iter().zip(what).filter(|(fd, _)| !fd.revents().is_empty()).map(|(_, what)| what);
+        Ok(ready.collect())
+    }
+
+    /// An event may be about something that an earlier event of the same round took away.
+    fn handle(&mut self, event: Ready) {
+        match event {
+            Ready::Listener => self.accept(),
+            Ready::Client(id) => self.hear(id),
+            Ready::Control(id) => self.hear_init(id),
+            Ready::Ended(id) => self.command_ended(id),
+            Ready::JobEnded(id) => self.job_ended(id),
+        }
+    }
+
+    fn accept(&mut self) {
+        if let Ok((socket, _)) = self.listener.accept() {
+            self.welcome(socket);
+        }
+    }
+
+    fn welcome(&mut self, socket: UnixStream) {
+        // A client that stops in the middle of a frame must not stop the vessel.
+        let patient = socket
+            .set_read_timeout(Some(CLIENT_PATIENCE))
+            .and_then(|()| socket.set_write_timeout(Some(CLIENT_PATIENCE)));
+        if patient.is_ok() {
+            let id = self.number();
+            self.clients.insert(id, Client { socket, state: State::Idle });
+        }
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    fn hear(&mut self, id: u64) {
+        let Some(client) = self.clients.get(&id) else { return };
+        match wire::recv::<Request>(&client.socket) {
+            Ok(Some((request, fds))) => self.take(id, request, fds),
+            Ok(None) | Err(_) => self.farewell(id),
+        }
+    }
+
+    /// A client is gone: its command dies, its stillness ends.
+    fn farewell(&mut self, id: u64) {
+        if let Some(Client { state: State::Running(command), .. }) = self.clients.remove(&id)
+            && let Some(command) = self.commands.get_mut(&command)
+        {
+            command.client = None;
+            command.kill();
+        }
+        self.deferred.retain(|(client, ..)| *client != id);
+        if self.quiesced_by == Some(id) {
+            self.resume();
+        }
+    }
+
+    fn reply(&mut self, id: u64, reply: &Reply, fds: &[OwnedFd]) {
+        let Some(client) = self.clients.get(&id) else { return };
+        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        if wire::send(&client.socket, reply, &fds).is_err() {
+            self.farewell(id);
+        }
+    }
+
+    fn fail(&mut self, id: u64, fault: Fault) {
+        self.reply(id, &Reply::Failed(fault), &[]);
+    }
+
+    fn hear_init(&mut self, id: u64) {
+        let Some(command) = self.commands.get_mut(&id) else { return };
+        let Some(control) = &command.control else { return };
+        let heard = wire::recv::<FromInit>(control);
+        let client = command.client;
+        match heard {
+            Ok(Some((FromInit::Started, fds))) => {
+                command.started = true;
+                if let Some(client) = client {
+                    self.reply(client, &Reply::Started, &fds);
+                }
+            }
+            Ok(Some((FromInit::NotStarted(fault), _))) => {
+                command.client = None;
+                if let Some(client) = client {
+                    self.idle(client);
+                    self.fail(client, fault);
+                }
+            }
+            Ok(Some((FromInit::Exited(status), _))) => command.status = Some(status),
+            Ok(None) | Err(_) => command.control = None,
+        }
+    }
+
+    fn idle(&mut self, client: u64) {
+        if let Some(client) = self.clients.get_mut(&client) {
+            client.state = State::Idle;
+        }
+    }
+
+    /// Everything in the container has ended: the kernel reports process 1 last.
+    fn command_ended(&mut self, id: u64) {
+        // What it had to say may still lie in its socket.
+        while self.commands.get(&id).is_some_and(|c| c.control.is_some()) {
+            self.hear_init(id);
+        }
+        let Some(command) = self.commands.remove(&id) else { return };
+        reap(command.pid);
+        if let Some(client) = command.client {
+            self.idle(client);
+            match (command.started, command.status) {
+                (true, status) => {
+                    let killed = ExitStatus::Signal(rustix::process::Signal::KILL.as_raw());
+                    self.reply(client, &Reply::Exited(status.unwrap_or(killed)), &[]);
+                }
+                (false, _) => self.fail(
+                    client,
+                    Fault::new(FaultKind::Internal, "the container ended before its command began"),
+                ),
+            }
+        }
+        command.bury(&self.dirs);
+        if self.commands.is_empty() {
+            self.remove_placeholders();
+        }
+    }
+
+    fn remove_placeholders(&mut self) {
+        if let Some(mounted) = &self.mounted {
+            let created = std::mem::take(&mut self.placeholders);
+            // A placeholder that a command wrote to is no longer empty and stays.
+            let _ = crate::spec::remove_placeholders(&mounted.root, &created);
+        }
+    }
+
+    fn job_ended(&mut self, id: u64) {
+        let Some(job) = self.jobs.remove(&id) else { return };
+        let answered = reap(job.pid) == Some(0);
+        if let Some(Client { state: state @ State::Working, .. }) = self.clients.get_mut(&job.client) {
+            *state = State::Idle;
+            if !answered {
+                self.fail(job.client, Fault::new(FaultKind::Internal, "the worker process died"));
+            }
+        }
+    }
+
+    fn resume(&mut self) {
+        self.quiesced_by = None;
+        if let Some(mounted) = &self.mounted {
+            let _ = mounted.set_read_only(false);
+        }
+        for (id, request, fds) in std::mem::take(&mut self.deferred) {
+            self.idle(id);
+            self.take(id, request, fds);
+        }
+    }
+
+    /// Exchanges the layers. When the new ones cannot be mounted, the old ones are again.
+    fn remount(&mut self, spec: super::protocol::MountSpec) -> Result<(), Fault> {
+        let target = Path::new(house::MERGED);
+        let old = self.mounted.take().ok_or_else(not_mounted)?;
+        let before = old.spec.clone();
+        old.unmount(target)?;
+        match Mounted::new(spec, &self.dirs, target) {
+            Ok(mounted) => {
+                self.mounted = Some(mounted);
+                Ok(())
+            }
+            Err(fault) => {
+                self.mounted = Mounted::new(before, &self.dirs, target).ok();
+                Err(fault)
+            }
+        }
+    }
+}
+
+fn not_mounted() -> Fault {
+    Fault::new(FaultKind::Internal, "the vessel is not mounted")
+        .with_remedy("stop the vessel and open it again")
+}
+
+/// The exit code, if the process exited by itself.
+fn reap(pid: rustix::process::Pid) -> Option<i32> {
+    let pid = nix::unistd::Pid::from_raw(pid.as_raw_nonzero().get());
+    match waitpid(pid, Some(WaitPidFlag::__WALL)) {
+        Ok(nix::sys::wait::WaitStatus::Exited(_, code)) => Some(code),
+        _ => None,
+    }
+}

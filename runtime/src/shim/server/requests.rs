@@ -1,0 +1,226 @@
+//! What each request does.
+#![forbid(unsafe_code)]
+
+use std::os::fd::OwnedFd;
+
+use rustix::fs::OFlags;
+
+use super::{Server, State, not_mounted};
+use crate::files;
+use crate::root::Root;
+use crate::shim::commands::{Command, Place};
+use crate::shim::jobs::{Job, Task};
+use crate::shim::protocol::{Driver, ExecRequest, Fault, FaultKind, MountSpec, Reply, Request, VERSION};
+
+/// What a request comes to.
+enum Outcome {
+    Reply(Reply, Vec<OwnedFd>),
+    /// The reply comes later.
+    Later,
+}
+
+type Handled = Result<Outcome, Fault>;
+
+impl Server {
+    pub(super) fn take(&mut self, id: u64, request: Request, fds: Vec<OwnedFd>) {
+        if self.must_wait(id, &request) {
+            if let Some(client) = self.clients.get_mut(&id) {
+                client.state = State::Deferred;
+            }
+            self.deferred.push_back((id, request, fds));
+            return;
+        }
+        match self.dispatch(id, request, fds) {
+            Ok(Outcome::Reply(reply, fds)) => self.reply(id, &reply, &fds),
+            Ok(Outcome::Later) => {}
+            Err(fault) => self.fail(id, fault),
+        }
+    }
+
+    /// While the vessel is still, whoever would write to it waits; whoever made it still goes on.
+    fn must_wait(&self, id: u64, request: &Request) -> bool {
+        self.quiesced_by.is_some_and(|by| by != id) && !reads_only(request)
+    }
+
+    fn dispatch(&mut self, id: u64, request: Request, fds: Vec<OwnedFd>) -> Handled {
+        match request {
+            Request::Hello => Ok(Outcome::Reply(self.hello(), Vec::new())),
+            Request::Keep(keep) => {
+                self.keep = keep;
+                done()
+            }
+            Request::Shutdown { destroy } => self.shutdown(destroy),
+            Request::Exec(request) => self.exec(id, &request, &fds),
+            Request::Signal(number) => self.signal(id, number),
+            Request::CopyOut { path } => self.job(id, &Task::CopyOut { path }, fds),
+            Request::CopyIn { path } => self.job(id, &Task::CopyIn { path }, fds),
+            Request::Quiesce => self.quiesce(id),
+            Request::Resume => {
+                self.only_the_quiescer(id)?;
+                self.resume();
+                done()
+            }
+            Request::PackUpper => {
+                self.only_the_quiescer(id)?;
+                self.job(id, &Task::PackUpper, fds)
+            }
+            Request::Remount(spec) => self.exchange(id, spec),
+            file => on_files(&self.mounted()?.root, file, fds),
+        }
+    }
+
+    fn mounted(&self) -> Result<&crate::shim::mounted::Mounted, Fault> {
+        self.mounted.as_ref().ok_or_else(not_mounted)
+    }
+
+    fn hello(&self) -> Reply {
+        Reply::Hello {
+            version: VERSION,
+            pid: std::process::id(),
+            running: u32::try_from(self.commands.len()).unwrap_or(u32::MAX),
+            kept: self.keep,
+            driver: self.mounted.as_ref().map_or(Driver::Kernel, |m| m.spec.driver),
+        }
+    }
+
+    fn exec(&mut self, id: u64, request: &ExecRequest, fds: &[OwnedFd]) -> Handled {
+        let number = self.number();
+        let mounted = self.mounted.as_ref().ok_or_else(not_mounted)?;
+        let place = Place { ground: &self.ground, mounted, dirs: &self.dirs };
+        let mut command = Command::new(number, request, fds, place, &mut self.placeholders)?;
+        command.client = Some(id);
+        self.commands.insert(number, command);
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.state = State::Running(number);
+        }
+        Ok(Outcome::Later)
+    }
+
+    /// Signals have no reply: nothing is told to a client whose command has just ended.
+    fn signal(&self, id: u64, number: i32) -> Handled {
+        if let Some(State::Running(command)) = self.clients.get(&id).map(|c| &c.state)
+            && let Some(command) = self.commands.get(command)
+        {
+            command.signal(number);
+        }
+        Ok(Outcome::Later)
+    }
+
+    fn job(&mut self, id: u64, task: &Task, fds: Vec<OwnedFd>) -> Handled {
+        let number = self.number();
+        let client = self.clients.get_mut(&id).ok_or_else(not_mounted)?;
+        let mounted = self.mounted.as_ref().ok_or_else(not_mounted)?;
+        let job = Job::start(id, task, fds, &client.socket, mounted, self.ground.ids)?;
+        client.state = State::Working;
+        self.jobs.insert(number, job);
+        Ok(Outcome::Later)
+    }
+
+    fn quiesce(&mut self, id: u64) -> Handled {
+        if let Some(command) = self.commands.values().next() {
+            let others = self.commands.len() - 1;
+            let message = match others {
+                0 => format!("a command is running in the vessel: {:?}", command.name),
+                n => format!("commands are running in the vessel: {:?} and {n} more", command.name),
+            };
+            return Err(
+                Fault::new(FaultKind::Busy, message).with_remedy("wait for it to end, or stop the vessel")
+            );
+        }
+        if self.jobs.values().any(|job| job.writes) {
+            return Err(Fault::new(FaultKind::Busy, "files are being copied into the vessel"));
+        }
+        self.remove_placeholders();
+        self.mounted()?.set_read_only(true)?;
+        self.quiesced_by = Some(id);
+        done()
+    }
+
+    fn only_the_quiescer(&self, id: u64) -> Result<(), Fault> {
+        if self.quiesced_by == Some(id) {
+            Ok(())
+        } else {
+            Err(Fault::new(FaultKind::InvalidArgument, "this connection has not made the vessel still"))
+        }
+    }
+
+    fn exchange(&mut self, id: u64, spec: MountSpec) -> Handled {
+        self.only_the_quiescer(id)?;
+        if self.mounted()?.spec.driver == Driver::Fuse || spec.driver == Driver::Fuse {
+            return Err(Fault::new(
+                FaultKind::Unsupported,
+                "fuse-overlayfs cannot be mounted anew by a running shim",
+            )
+            .with_remedy("start a new shim"));
+        }
+        self.remount(spec)?;
+        self.resume();
+        done()
+    }
+
+    fn shutdown(&mut self, destroy: bool) -> Handled {
+        for command in self.commands.values() {
+            command.kill();
+        }
+        self.keep = false;
+        self.leaving = true;
+        self.destroy = destroy;
+        done()
+    }
+}
+
+fn done() -> Handled {
+    Ok(Outcome::Reply(Reply::Done, Vec::new()))
+}
+
+fn reads_only(request: &Request) -> bool {
+    match request {
+        Request::Hello
+        | Request::Keep(_)
+        | Request::Signal(_)
+        | Request::Stat { .. }
+        | Request::ReadDir { .. }
+        | Request::CopyOut { .. } => true,
+        Request::Open { flags, .. } => {
+            let flags = OFlags::from_bits_retain(*flags);
+            !flags.intersects(OFlags::WRONLY | OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC)
+        }
+        _ => false,
+    }
+}
+
+/// Requests about one file or directory.
+fn on_files(root: &Root, request: Request, mut fds: Vec<OwnedFd>) -> Handled {
+    let reply = match request {
+        Request::Open { path: name, flags, mode } => {
+            return Ok(Outcome::Reply(Reply::File, vec![files::open(root, &name, flags, mode)?]));
+        }
+        Request::WriteFile { path: name, mode } => {
+            files::write_file(root, &name, mode, content(fds.pop())?)?;
+            Reply::Done
+        }
+        Request::Stat { path: name, follow } => Reply::Stat(Box::new(files::stat(root, &name, follow)?)),
+        Request::ReadDir { path: name } => Reply::Entries(files::read_dir(root, &name)?),
+        Request::MakeDir { path: name, mode, parents } => {
+            files::make_dir(root, &name, mode, parents)?;
+            Reply::Done
+        }
+        Request::Remove { path: name, recursive } => {
+            files::remove(root, &name, recursive)?;
+            Reply::Done
+        }
+        Request::Rename { from, to } => {
+            files::rename(root, &from, &to)?;
+            Reply::Done
+        }
+        _ => return Err(Fault::new(FaultKind::InvalidArgument, "not a request about files")),
+    };
+    Ok(Outcome::Reply(reply, Vec::new()))
+}
+
+/// A regular file or one in memory: a pipe could make the shim wait for its client.
+fn content(fd: Option<OwnedFd>) -> Result<std::fs::File, Fault> {
+    let file = fd.map(std::fs::File::from);
+    file.filter(|f| f.metadata().is_ok_and(|m| m.is_file()))
+        .ok_or_else(|| Fault::new(FaultKind::InvalidArgument, "the content must come as a file or memfd"))
+}

@@ -1,0 +1,105 @@
+//! From a fresh process in its namespaces to a server with the vessel mounted.
+#![forbid(unsafe_code)]
+
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+
+use rustix::fs::Mode;
+use rustix::process::{Resource, Rlimit};
+
+use super::Server;
+use crate::shim::commands::Ground;
+use crate::shim::house::{self, HouseError, Site};
+use crate::shim::loopback;
+use crate::shim::mounted::{self, Dirs, Mounted};
+use crate::shim::protocol::{Driver, Fault, FaultKind, ShimConfig, VERSION};
+use crate::shim::wire;
+use crate::{seccomp, spec};
+
+/// Reads the configuration and builds everything.
+pub(super) fn server(socket: &UnixStream, mounts: Vec<OwnedFd>) -> Result<Server, Fault> {
+    let (config, fds) = configuration(socket)?;
+    let [image_layers, sealed_layers, vessel, listener, lock] = <[OwnedFd; 5]>::try_from(fds)
+        .map_err(|_| Fault::new(FaultKind::InvalidArgument, "a shim needs five descriptors"))?;
+    raise_descriptor_limit();
+    // The mode that a request names is the mode that a file gets.
+    rustix::process::umask(Mode::empty());
+    loopback::up().map_err(|e| Fault::io("bring up the loopback interface", &e))?;
+    let site = Site::build(&config.hostname).map_err(|e| house_fault(&e))?;
+    let dirs =
+        site.attach_store(mounts, &[image_layers, sealed_layers, vessel]).map_err(|e| house_fault(&e))?;
+    mounted::sweep(&dirs);
+    let mounted = mount(config.mount, &dirs, site)?;
+    Ok(Server {
+        listener: UnixListener::from(listener),
+        ground: ground(config.hostname)?,
+        dirs,
+        mounted: Some(mounted),
+        clients: BTreeMap::new(),
+        commands: BTreeMap::new(),
+        jobs: BTreeMap::new(),
+        deferred: VecDeque::new(),
+        quiesced_by: None,
+        placeholders: Vec::new(),
+        next: 0,
+        keep: false,
+        leaving: false,
+        destroy: false,
+        _lock: lock,
+    })
+}
+
+fn configuration(socket: &UnixStream) -> Result<(ShimConfig, Vec<OwnedFd>), Fault> {
+    let (config, fds) = wire::recv::<ShimConfig>(socket)
+        .map_err(|e| Fault::io("read the configuration", &e))?
+        .ok_or_else(|| Fault::new(FaultKind::InvalidArgument, "no configuration came"))?;
+    if config.version != VERSION {
+        let message = format!("this shim speaks protocol version {VERSION}, not {}", config.version);
+        return Err(Fault::new(FaultKind::Unsupported, message)
+            .with_remedy("use the library and the executable of one version of vesselrt"));
+    }
+    Ok((config, fds))
+}
+
+/// fuse-overlayfs is a program of the host: it starts while the host's files are in sight. The kernel's overlay needs
+/// nothing of the host and is mounted when the shim is alone.
+fn mount(spec: crate::shim::protocol::MountSpec, dirs: &Dirs, site: Site) -> Result<Mounted, Fault> {
+    let target = Path::new(house::MERGED);
+    match spec.driver {
+        Driver::Kernel => {
+            site.move_in().map_err(|e| house_fault(&e))?;
+            Mounted::new(spec, dirs, target)
+        }
+        Driver::Fuse => {
+            let mounted = Mounted::new(spec, dirs, &site.path(house::MERGED))?;
+            site.move_in().map_err(|e| house_fault(&e))?;
+            Ok(mounted)
+        }
+    }
+}
+
+fn ground(hostname: String) -> Result<Ground, Fault> {
+    let program =
+        seccomp::default_program().map_err(|e| Fault::internal("compile the system call filter", &e))?;
+    Ok(Ground {
+        hostname,
+        ids: crate::idmap::mapped_here().map_err(|e| Fault::io("read /proc/self/uid_map", &e))?,
+        seccomp: program,
+        masked: spec::thermal_throttle_paths(),
+    })
+}
+
+/// Every layer is a descriptor: hundreds of layers need hundreds of them.
+fn raise_descriptor_limit() {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    // Without it vessels of few layers work all the same, and others say which layer could not be opened.
+    let _ = rustix::process::setrlimit(Resource::Nofile, raised);
+}
+
+fn house_fault(error: &HouseError) -> Fault {
+    Fault { errno: error.errno(), ..Fault::new(FaultKind::Unsupported, error.to_string()) }
+        .with_remedy("`vesselrt doctor` says what this host lacks")
+}

@@ -1,0 +1,102 @@
+//! What a worker does for each job.
+#![forbid(unsafe_code)]
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{Mode, OFlags};
+
+use super::{Job, JobDone, Message};
+use crate::layer::{self, BlobSource, Dialect, IdPolicy, PackOptions, TreeFormat, UnpackOptions};
+use crate::shim::fault::{blob_fault, pack_fault, snapshot_fault};
+use crate::shim::jobs::described;
+use crate::shim::protocol::{Fault, FaultKind};
+use crate::shim::wire;
+
+/// Progress is told this often, in bytes.
+const PROGRESS_STEP: u64 = 1 << 20;
+
+pub(super) fn run(job: Job, fds: Vec<OwnedFd>, socket: &UnixStream) -> Result<JobDone, Fault> {
+    match job {
+        Job::UnpackLayer { size, digest, compression, diff_id, lowers } => {
+            let [blob, layers, dest] = exactly(fds)?;
+            let lowers = open_lowers(&layers, &lowers)?;
+            let lowers: Vec<BorrowedFd<'_>> = lowers.iter().map(AsFd::as_fd).collect();
+            let file = File::from(blob);
+            let source = BlobSource { file, size, digest_hex: digest, compression, diff_id_hex: diff_id };
+            let teller = Teller::new(socket);
+            let options = options(Dialect::Oci)?;
+            layer::unpack_blob(&source, dest.as_fd(), &lowers, &options, &|bytes| teller.tell(bytes))
+                .map(|report| done(&report))
+                .map_err(|e| blob_fault("unpack an image layer", &e))
+        }
+        Job::UnpackSnapshot { sha256, size } => {
+            let [archive, dest] = exactly(fds)?;
+            let options = options(Dialect::Snapshot)?;
+            layer::unpack_snapshot(File::from(archive), dest.as_fd(), &[], &options, &sha256, size)
+                .map(|report| done(&report))
+                .map_err(|e| snapshot_fault("unpack a snapshot", &e))
+        }
+        Job::PackTree => {
+            let [tree, out] = exactly(fds)?;
+            let options = PackOptions::new(Dialect::Oci, TreeFormat::Plain);
+            layer::pack_snapshot(tree.as_fd(), File::from(out), &options)
+                .map(|packed| JobDone::Packed(described(packed)))
+                .map_err(|e| pack_fault("pack a directory", &e))
+        }
+        Job::RemoveTree { name } => {
+            let [parent] = exactly(fds)?;
+            layer::remove_tree(parent.as_fd(), name.as_ref())
+                .map(|()| JobDone::Removed)
+                .map_err(|e| Fault::io(format!("remove {name:?}"), &e))
+        }
+    }
+}
+
+fn exactly<const N: usize>(fds: Vec<OwnedFd>) -> Result<[OwnedFd; N], Fault> {
+    <[OwnedFd; N]>::try_from(fds)
+        .map_err(|_| Fault::new(FaultKind::InvalidArgument, format!("this job needs {N} descriptors")))
+}
+
+fn open_lowers(layers: &OwnedFd, names: &[String]) -> Result<Vec<OwnedFd>, Fault> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let resolve = rustix::fs::ResolveFlags::BENEATH | rustix::fs::ResolveFlags::NO_SYMLINKS;
+    let open = |name: &String| {
+        rustix::fs::openat2(layers, format!("{name}/fs"), flags, Mode::empty(), resolve)
+            .map_err(|e| Fault::io(format!("open the layer {name}"), &e.into()))
+    };
+    names.iter().map(open).collect()
+}
+
+fn options(dialect: Dialect) -> Result<UnpackOptions, Fault> {
+    let ids = crate::idmap::mapped_here().map_err(|e| Fault::io("read /proc/self/uid_map", &e))?;
+    Ok(UnpackOptions::new(dialect, TreeFormat::Overlay, IdPolicy::for_ids(ids)))
+}
+
+fn done(report: &layer::UnpackReport) -> JobDone {
+    let mut warnings: Vec<String> = report.warnings.list().iter().map(ToString::to_string).collect();
+    warnings.extend(report.warnings.counts().iter().map(|(kind, count)| format!("in all, {kind}: {count}")));
+    JobDone::Unpacked { entries: report.entries, bytes: report.bytes, warnings }
+}
+
+/// Tells the client of progress, not too often.
+struct Teller<'a> {
+    socket: &'a UnixStream,
+    told: AtomicU64,
+}
+
+impl<'a> Teller<'a> {
+    fn new(socket: &'a UnixStream) -> Self {
+        Self { socket, told: AtomicU64::new(0) }
+    }
+
+    /// Best effort: a client that does not listen finds out by the result.
+    fn tell(&self, bytes: u64) {
+        if bytes.saturating_sub(self.told.load(Ordering::Relaxed)) >= PROGRESS_STEP {
+            self.told.store(bytes, Ordering::Relaxed);
+            let _ = wire::send(self.socket, &Message::Progress(bytes), &[]);
+        }
+    }
+}

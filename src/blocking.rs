@@ -1,0 +1,2 @@
+//! Blocking.
+#![forbid(unsafe_code)]

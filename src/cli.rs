@@ -1,0 +1,165 @@
+//! The command line: what can be typed, and which file does it.
+//!
+//! One file per group of verbs; each has its arguments beside what it does. [`output`] is the only one that prints,
+//! [`failure`] the only one that knows exit codes. The library underneath never looks at the terminal, the arguments or the
+//! environment.
+#![forbid(unsafe_code)]
+
+mod completions;
+mod context;
+mod cp;
+mod create;
+mod doctor;
+mod exec;
+mod failure;
+mod fs;
+mod image;
+mod output;
+mod progress;
+mod run;
+mod session;
+mod snapshot;
+mod tables;
+mod values;
+
+use std::ffi::OsStr;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind as ClapErrorKind;
+use clap::{Parser, Subcommand};
+
+use crate::demo;
+pub(crate) use context::Context;
+pub(crate) use failure::{Failure, Outcome};
+pub(crate) use tables::size as human_size;
+
+const ABOUT: &str = "Rootless, daemonless workspaces for AI agents: OCI images, exec, files, snapshots";
+
+const AFTER_HELP: &str = "\
+Exit codes of exec and run: the command's own; 124 its time was up; 125 an error of vesselrt; 126 the command cannot be \
+executed; 127 there is no such command; 128+n it was ended by signal n. Every other verb: 0, or 125.
+
+Examples:
+  vesselrt image import debian.tar --ref debian:12
+  id=$(vesselrt create debian:12 --workdir /work)
+  vesselrt exec \"$id\" -- sh -c 'echo hello > greeting'
+  snap=$(vesselrt snapshot create \"$id\" -m 'first words')
+  vesselrt exec \"$id\" -- rm -rf /work /usr
+  vesselrt snapshot restore \"$id\" \"$snap\"
+  vesselrt fs cat \"$id\" greeting
+  vesselrt rm \"$id\"
+
+Try `vesselrt demo` to see it all, and `vesselrt doctor` to see what this host can do.";
+
+/// Everything that can be typed.
+#[derive(Debug, Parser)]
+#[command(name = "vesselrt", version, about = ABOUT, after_long_help = AFTER_HELP, max_term_width = 100)]
+#[command(disable_help_subcommand = true, subcommand_required = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(flatten)]
+    globals: context::Globals,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Import, list, show and remove images
+    #[command(subcommand)]
+    Image(image::Verb),
+    /// Create a vessel from an image and print its id
+    Create(create::Create),
+    /// List vessels
+    #[command(visible_alias = "list")]
+    Ls(create::Ls),
+    /// Show a vessel
+    Inspect(create::Inspect),
+    /// Remove vessels with their snapshots
+    Rm(create::Rm),
+    /// Run a command in a vessel
+    Exec(exec::Exec),
+    /// Create a vessel and run a command in it
+    Run(run::Run),
+    /// Keep a vessel up between calls, which makes them faster
+    Start(session::Start),
+    /// Stop vessels: end their commands and what `start` keeps up
+    Stop(session::Stop),
+    /// Copy files and directories between this host and a vessel
+    Cp(cp::Cp),
+    /// Read and write files of a vessel
+    #[command(subcommand)]
+    Fs(fs::Verb),
+    /// Make, list, restore and remove snapshots
+    #[command(subcommand)]
+    Snapshot(snapshot::Verb),
+    /// Say what this host can and cannot do, and the remedy
+    Doctor(doctor::Doctor),
+    /// Show the main job on an image made of this host's own tools
+    Demo(demo::Demo),
+    /// Print the completions of a shell
+    Completions(completions::Completions),
+}
+
+/// Parses, runs, prints, and says how it went.
+pub(crate) fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return not_parsed(&error),
+    };
+    let context = Context::new(cli.globals);
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return output::failed(context.json, &Failure::io("start the async runtime", error)),
+    };
+    let outcome = runtime.block_on(dispatch(cli.verb, &context));
+    // A thread may wait for a terminal for ever, and the sweeper can go on another time.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(code) => code,
+        Err(failure) => output::failed(context.json, &failure),
+    }
+}
+
+async fn dispatch(verb: Verb, context: &Context) -> Outcome<ExitCode> {
+    match verb {
+        Verb::Image(verb) => image::run(verb, context).await?,
+        Verb::Create(args) => create::create(args, context).await?,
+        Verb::Ls(args) => create::ls(&args, context).await?,
+        Verb::Inspect(args) => create::inspect(&args, context).await?,
+        Verb::Rm(args) => create::rm(args, context).await?,
+        Verb::Exec(args) => return exec::run(args, context).await,
+        Verb::Run(args) => return run::run(args, context).await,
+        Verb::Start(args) => session::start(&args, context).await?,
+        Verb::Stop(args) => session::stop(args, context).await?,
+        Verb::Cp(args) => cp::run(args, context).await?,
+        Verb::Fs(verb) => fs::run(verb, context).await?,
+        Verb::Snapshot(verb) => snapshot::run(verb, context).await?,
+        Verb::Doctor(args) => return doctor::run(&args, context).await,
+        Verb::Demo(args) => return demo::run(args, context).await,
+        Verb::Completions(args) => completions::run(&args, context)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Help and version are no errors; what is not understood is one of ours.
+fn not_parsed(error: &clap::Error) -> ExitCode {
+    if matches!(error.kind(), ClapErrorKind::DisplayHelp | ClapErrorKind::DisplayVersion) {
+        return output::rendered(error);
+    }
+    // Nothing was parsed: look for the flag as typed, before the command of somebody else begins.
+    let typed = std::env::args_os().skip(1).take_while(|arg| arg != "--").any(|arg| arg == OsStr::new("--json"));
+    if typed {
+        return output::failed(true, &Failure::invalid(first_paragraph(&error.to_string())));
+    }
+    let _ = output::rendered(error);
+    ExitCode::from(failure::OURS)
+}
+
+/// The complaint without the usage below it.
+fn first_paragraph(text: &str) -> String {
+    let text = text.strip_prefix("error: ").unwrap_or(text);
+    text.split("\n\n").next().unwrap_or(text).trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests;

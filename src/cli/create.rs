@@ -1,0 +1,198 @@
+//! `create`, `ls`, `inspect`, `rm`.
+#![forbid(unsafe_code)]
+
+use clap::Args;
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use vesselrt::{CreateOptions, Manager, OverlayDriver, VesselManifest, VesselStatus};
+
+use super::tables::{Table, ago, short};
+use super::values::{self, printable};
+use super::{Context, Failure, Outcome};
+
+/// Flags of what creates a vessel.
+#[derive(Debug, Args)]
+pub(super) struct Flags {
+    /// Id of the vessel: lower-case letters, digits, `_`, `.`, `-`; 64 at most [default: 16 random hexadecimal digits]
+    #[arg(long, value_name = "ID")]
+    id: Option<String>,
+    /// Where relative paths and commands begin, created if missing [default: the image's own]
+    #[arg(short, long, value_name = "DIR")]
+    workdir: Option<String>,
+    /// Label of the vessel
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = values::label)]
+    labels: Vec<(String, String)>,
+}
+
+impl Flags {
+    /// The options for a vessel of `image`.
+    pub(super) fn options(self, image: &str) -> CreateOptions {
+        let mut options = CreateOptions::new(image).work_dir(self.workdir.unwrap_or_default());
+        if let Some(id) = self.id {
+            options = options.id(id);
+        }
+        options.labels(self.labels)
+    }
+}
+
+/// Arguments of `create`.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  vesselrt create debian:12
+  vesselrt create debian:12 --id build --workdir /src --label team=infra")]
+pub(super) struct Create {
+    #[command(flatten)]
+    flags: Flags,
+    /// Reference of an imported image
+    image: String,
+}
+
+/// Arguments of `ls`.
+#[derive(Debug, Args)]
+#[command(after_long_help = "With --quiet only the ids are printed.")]
+pub(super) struct Ls {}
+
+/// Arguments of `inspect`.
+#[derive(Debug, Args)]
+pub(super) struct Inspect {
+    /// Id of the vessel
+    id: String,
+}
+
+/// Arguments of `rm`.
+#[derive(Debug, Args)]
+#[command(after_long_help = "A vessel that runs is stopped first, commands and all.")]
+pub(super) struct Rm {
+    /// Ids of vessels
+    #[arg(value_name = "ID", required = true)]
+    ids: Vec<String>,
+}
+
+/// The id is the last thing on standard output.
+pub(super) async fn create(args: Create, context: &Context) -> Outcome {
+    let options = args.flags.options(&args.image);
+    let vessel = context.manager().await?.create_vessel_with(options).await?;
+    let manifest = vessel.manifest();
+    vessel.close().await?;
+    match context.json {
+        true => context.print_json(&manifest),
+        false => context.print_line(&manifest.id),
+    }
+}
+
+pub(super) async fn ls(_: &Ls, context: &Context) -> Outcome {
+    let manager = context.manager().await?;
+    let manifests = manager.list_vessels().await?;
+    if context.quiet && !context.json {
+        let ids: Vec<String> = manifests.into_iter().map(|manifest| manifest.id).collect();
+        return context.print_ids(&ids);
+    }
+    let mut vessels = Vec::with_capacity(manifests.len());
+    for manifest in manifests {
+        let status = status(&manager, &manifest.id).await?;
+        vessels.push((manifest, status));
+    }
+    if context.json {
+        let values: Vec<Value> =
+            vessels.iter().map(|(manifest, status)| to_json(manifest, status.as_ref())).collect::<Outcome<_>>()?;
+        return context.print_json(&values);
+    }
+    let now = OffsetDateTime::now_utc();
+    let mut table = Table::new(&["ID", "IMAGE", "STATUS", "SNAPSHOTS", "CREATED"]);
+    for (manifest, status) in &vessels {
+        table.row([
+            manifest.id.clone(),
+            printable(manifest.base_image_ref.as_bytes()),
+            state(status.as_ref()),
+            manifest.snapshots.len().to_string(),
+            ago(manifest.create_time, now),
+        ]);
+    }
+    context.print(&table.render())
+}
+
+/// One that was deleted meanwhile has none.
+async fn status(manager: &Manager, id: &str) -> Outcome<Option<VesselStatus>> {
+    match manager.vessel_status(id).await {
+        Ok(status) => Ok(Some(status)),
+        Err(e) if e.kind() == vesselrt::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
+pub(super) async fn inspect(args: &Inspect, context: &Context) -> Outcome {
+    let manager = context.manager().await?;
+    let manifest = manager.vessel_manifest(&args.id).await?;
+    let status = status(&manager, &args.id).await?;
+    if context.json {
+        return context.print_json(&to_json(&manifest, status.as_ref())?);
+    }
+    let now = OffsetDateTime::now_utc();
+    let or_none = |text: &str| if text.is_empty() { "-".to_owned() } else { printable(text.as_bytes()) };
+    let mut table = Table::bare();
+    table.row(["id", &manifest.id]);
+    table.row(["image", &or_none(&manifest.base_image_ref)]);
+    table.row(["digest", &or_none(short(&manifest.base_image_digest))]);
+    table.row(["workdir", &or_none(&manifest.work_dir)]);
+    table.row(["status", &state(status.as_ref())]);
+    table.row(["snapshot", &or_none(&manifest.current_snapshot_id)]);
+    table.row(["snapshots", &manifest.snapshots.len().to_string()]);
+    table.row(["created", &ago(manifest.create_time, now)]);
+    table.row(["updated", &ago(manifest.update_time, now)]);
+    for (key, value) in &manifest.labels {
+        table.row(["label", &printable(format!("{key}={value}").as_bytes())]);
+    }
+    context.print(&table.render())
+}
+
+pub(super) async fn rm(args: Rm, context: &Context) -> Outcome {
+    let manager = context.manager().await?;
+    let mut removed = Vec::new();
+    let mut failure = None;
+    for id in args.ids {
+        match manager.delete_vessel(&id).await {
+            Ok(()) => removed.push(id),
+            Err(e) => failure = failure.or(Some(e)),
+        }
+    }
+    // The space is free when this ends, and not some time later.
+    manager.close().await?;
+    context.finish_ids(&removed, failure)
+}
+
+/// The manifest with its stored field names, and what is only known now beside them.
+fn to_json(manifest: &VesselManifest, status: Option<&VesselStatus>) -> Outcome<Value> {
+    let mut value = serde_json::to_value(manifest)
+        .map_err(|e| Failure::internal(format!("failed to write a manifest as JSON: {e}")))?;
+    value["status"] = status.map_or(Value::Null, |status| {
+        json!({
+            "running": status.running,
+            "commands": status.commands,
+            "kept": status.kept,
+            "driver": status.driver.map(driver_name),
+        })
+    });
+    Ok(value)
+}
+
+fn driver_name(driver: OverlayDriver) -> &'static str {
+    match driver {
+        OverlayDriver::Auto => "auto",
+        OverlayDriver::Kernel => "kernel",
+        OverlayDriver::Fuse => "fuse",
+    }
+}
+
+fn state(status: Option<&VesselStatus>) -> String {
+    match status {
+        None => "gone".to_owned(),
+        Some(status) if !status.running => "stopped".to_owned(),
+        Some(status) => match (status.commands, status.kept) {
+            (0, true) => "started".to_owned(),
+            (0, false) => "open".to_owned(),
+            (1, _) => "1 command".to_owned(),
+            (n, _) => format!("{n} commands"),
+        },
+    }
+}

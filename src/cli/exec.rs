@@ -1,0 +1,156 @@
+//! `exec`: a command in a vessel that is there; what `exec` and `run` have in common.
+#![forbid(unsafe_code)]
+
+mod drive;
+mod interrupts;
+mod streams;
+mod terminal;
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::{Args, ValueHint};
+use vesselrt::ExecOptions;
+
+use super::values::{self, Variable};
+use super::{Context, Failure, Outcome};
+pub(super) use drive::{Ended, drive};
+pub(super) use interrupts::Interrupts;
+
+/// The largest environment file, in bytes: far above what execve(2) takes.
+const MAX_ENV_FILE: u64 = 4 << 20;
+
+const EXAMPLES: &str = "\
+The command is executed as it is, without a shell. It reads nothing unless -i or -t is given. What it changes stays \
+unless --ephemeral is given. SIGINT, SIGTERM, SIGHUP and SIGQUIT are passed on to it; a second SIGINT kills it.
+
+Exit codes: the command's own; 124 its time was up; 125 an error of vesselrt; 126 the command cannot be executed; 127 \
+there is no such command; 128+n it was ended by signal n.
+
+Examples:
+  vesselrt exec ID -- make -j4 test
+  vesselrt exec ID -e CI=1 -e TOKEN --timeout 10m -- ./build.sh
+  tar -c src | vesselrt exec ID -i -- tar -x
+  vesselrt exec ID -t -- sh";
+
+/// Arguments of `exec`.
+#[derive(Debug, Args)]
+#[command(after_long_help = EXAMPLES)]
+pub(super) struct Exec {
+    /// Throw away what the command changes
+    #[arg(long)]
+    ephemeral: bool,
+    /// Directory to run in; a relative one begins at the vessel's working directory, which is the default
+    #[arg(short = 'w', long = "workdir", value_name = "DIR")]
+    work_dir: Option<PathBuf>,
+    #[command(flatten)]
+    flags: Flags,
+    /// Id of the vessel
+    id: String,
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, value_name = "CMD", value_hint = ValueHint::CommandWithArguments)]
+    command: Vec<OsString>,
+}
+
+/// Flags of a command that runs.
+#[derive(Debug, Args)]
+pub(super) struct Flags {
+    /// Set a variable; KEY alone passes on the value it has here
+    #[arg(short, long, value_name = "KEY=VALUE", value_parser = OsStringValueParser::new().try_map(|text| Variable::parse(&text)))]
+    env: Vec<Variable>,
+    /// Set the variables of a file: KEY=VALUE or KEY a line, `#` begins a comment line
+    #[arg(long, value_name = "FILE")]
+    env_file: Vec<PathBuf>,
+    /// Who runs it: NAME, UID, NAME:GROUP or UID:GID [default: the image's user]
+    #[arg(short, long, value_name = "USER")]
+    user: Option<String>,
+    /// Pass standard input on
+    #[arg(short, long)]
+    interactive: bool,
+    /// Give it a terminal, joined with this one
+    #[arg(short, long)]
+    terminal: bool,
+    /// Kill it with all its processes when it takes longer, such as 500ms, 30s, 5m
+    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    timeout: Option<Duration>,
+}
+
+/// What the flags come to: everything about a command but the command.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    variables: Vec<(OsString, OsString)>,
+    user: Option<String>,
+    timeout: Option<Duration>,
+    interactive: bool,
+    terminal: bool,
+}
+
+impl Flags {
+    /// Reads what they name and refuses what cannot be.
+    pub(super) fn prepare(self) -> Outcome<Prepared> {
+        if self.terminal {
+            terminal::check()?;
+        }
+        let variables = self.variables()?.into_iter().filter_map(|v| v.resolve(|key| std::env::var_os(key)));
+        Ok(Prepared {
+            variables: variables.collect(),
+            user: self.user,
+            timeout: self.timeout,
+            interactive: self.interactive,
+            terminal: self.terminal,
+        })
+    }
+
+    /// Those of the files come first, so that the command line wins.
+    fn variables(&self) -> Outcome<Vec<Variable>> {
+        let mut variables = Vec::new();
+        for path in &self.env_file {
+            let shown = path.display();
+            let content = read_bounded(path).map_err(|e| Failure::io(format!("read {shown}"), e))?;
+            let more = values::env_file(&content).map_err(|e| Failure::invalid(format!("{shown}, {e}")))?;
+            variables.extend(more);
+        }
+        variables.extend(self.env.iter().cloned());
+        Ok(variables)
+    }
+}
+
+fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    File::open(path)?.take(MAX_ENV_FILE + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > MAX_ENV_FILE {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    Ok(content)
+}
+
+impl Prepared {
+    /// The options for `command`, without its streams.
+    pub(super) fn options(&self, command: Vec<OsString>) -> ExecOptions {
+        let mut options = ExecOptions::new(command).envs(self.variables.iter().cloned());
+        if let Some(user) = &self.user {
+            options = options.user(user);
+        }
+        if let Some(timeout) = self.timeout {
+            options = options.timeout(timeout);
+        }
+        options
+    }
+}
+
+pub(super) async fn run(args: Exec, context: &Context) -> Outcome<ExitCode> {
+    let prepared = args.flags.prepare()?;
+    let mut options = prepared.options(args.command).persist_result(!args.ephemeral);
+    if let Some(dir) = args.work_dir {
+        options = options.work_dir(dir);
+    }
+    let mut interrupts = Interrupts::new()?;
+    let work = context
+        .with_vessel(&args.id, async |vessel| drive(vessel, options, &prepared, &mut interrupts).await);
+    Ok(work.await?.exit_code())
+}

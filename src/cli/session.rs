@@ -1,0 +1,48 @@
+//! `start` and `stop`: a shim that stays between calls.
+#![forbid(unsafe_code)]
+
+use clap::Args;
+
+use super::{Context, Outcome};
+
+/// Arguments of `start`.
+#[derive(Debug, Args)]
+pub(super) struct Start {
+    /// Id of the vessel
+    id: String,
+}
+
+/// Arguments of `stop`.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("which").required(true))]
+pub(super) struct Stop {
+    /// Ids of vessels
+    #[arg(value_name = "ID", group = "which")]
+    ids: Vec<String>,
+    /// All that run
+    #[arg(long, group = "which")]
+    all: bool,
+}
+
+pub(super) async fn start(args: &Start, context: &Context) -> Outcome {
+    context.with_vessel(&args.id, async |vessel| Ok(vessel.keep(true).await?)).await?;
+    context.print_ids(std::slice::from_ref(&args.id))
+}
+
+/// Prints the ids of those that ran.
+pub(super) async fn stop(args: Stop, context: &Context) -> Outcome {
+    let manager = context.manager().await?;
+    if args.all {
+        return context.print_ids(&manager.stop_all().await?);
+    }
+    let mut stopped = Vec::new();
+    let mut failure = None;
+    for id in args.ids {
+        match manager.stop_vessel(&id).await {
+            Ok(true) => stopped.push(id),
+            Ok(false) => context.note(&format!("{id} did not run")),
+            Err(e) => failure = failure.or(Some(e)),
+        }
+    }
+    context.finish_ids(&stopped, failure)
+}

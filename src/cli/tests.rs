@@ -1,0 +1,2 @@
+use super::*;
+use clap::CommandFactory;

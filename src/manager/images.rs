@@ -1,0 +1,368 @@
+//! Images: how they come in, how they are found, how they go.
+#![forbid(unsafe_code)]
+
+use std::collections::HashSet;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use vesselrt_runtime::worker::Job;
+use vesselrt_storage::archive::{self, ArchiveKind, ImportLimits, ImportOptions};
+use vesselrt_storage::manifest::VesselManifest;
+use vesselrt_storage::{ByteStream, Digest, ImageRecord, Reference, StorageErrorKind};
+
+use super::{ManagerInner, open};
+use crate::error::{Error, ErrorKind, Result};
+use crate::offload::blocking;
+use crate::state::ImageState;
+use crate::store::{dirs, staged::Staged};
+
+/// How far an import is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ImportProgress {
+    /// The archive is read, verified and stored.
+    Reading {
+        /// Bytes so far, of the layer that is being read.
+        bytes: u64,
+        /// Of how many, if that is known.
+        total: Option<u64>,
+    },
+    /// A layer is unpacked.
+    Unpacking {
+        /// Which one, from 1.
+        layer: usize,
+        /// Of how many.
+        layers: usize,
+        /// Bytes of it so far, as stored.
+        bytes: u64,
+        /// Of how many.
+        total: u64,
+    },
+}
+
+/// What an import came to.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ImportReport {
+    /// The image.
+    pub image: ImageRecord,
+    /// What was left out or changed when its layers were unpacked: device nodes, for one. Bounded.
+    pub warnings: Vec<String>,
+}
+
+/// What is to be imported. The setters return the changed value, to be chained.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ImageImport {
+    /// A docker-archive, an oci-archive, an OCI layout directory, a rootfs tar or a rootfs directory.
+    pub path: PathBuf,
+    /// What the image is to be called; `None`: what the archive says.
+    pub reference: Option<String>,
+    /// Which image of the archive, if it has several: a reference, a tag, or the digest of a manifest.
+    pub source: Option<String>,
+}
+
+impl ImageImport {
+    /// The only image at `path`, by the name it has there.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), reference: None, source: None }
+    }
+
+    /// Sets what the image is to be called.
+    #[must_use]
+    pub fn reference(mut self, reference: impl Into<String>) -> Self {
+        self.reference = Some(reference.into());
+        self
+    }
+
+    /// Sets which image of the archive is meant.
+    #[must_use]
+    pub fn source(mut self, source: impl Into<String>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+}
+
+type Progress = Box<dyn FnMut(ImportProgress) + Send>;
+
+fn parse_reference(text: &str) -> Result<Reference> {
+    Reference::parse(text)
+        .map_err(|e| Error::invalid(format!("invalid image reference: {text:?}")).with_source(e))
+}
+
+fn not_known(image: &str) -> Error {
+    Error::not_found(format!("image not found: {image}"))
+        .with_remedy(format!("vesselrt image import PATH --ref {image}"))
+}
+
+impl ManagerInner {
+    pub(super) async fn import(
+        self: Arc<Self>,
+        import: ImageImport,
+        mut progress: Progress,
+    ) -> Result<ImportReport> {
+        let reference = import.reference.as_deref().map(parse_reference).transpose()?;
+        blocking(move || {
+            let _in_use = self.store.use_images()?;
+            let image = self.import_path(&import.path, reference, import.source, &mut *progress)?;
+            let warnings = self.unpack_image(&image, &mut *progress)?;
+            Ok(ImportReport { image, warnings })
+        })
+        .await
+    }
+
+    fn import_path(
+        &self,
+        path: &Path,
+        reference: Option<Reference>,
+        source: Option<String>,
+        progress: &mut dyn FnMut(ImportProgress),
+    ) -> Result<ImageRecord> {
+        let limits =
+            ImportLimits { archive_bytes: self.config.limits.image_archive_bytes, ..ImportLimits::default() };
+        let failed = |e| Error::storage(format!("failed to import {}", path.display()), e);
+        if path.is_dir() && archive::detect(path, &limits).map_err(failed)?.0 == ArchiveKind::RootfsDirectory
+        {
+            let reference = reference.ok_or_else(|| {
+                Error::invalid("a root file system has no name: say what it is to be called")
+            })?;
+            return self.import_directory(path, &reference);
+        }
+        let options = ImportOptions { reference, source, limits, ..ImportOptions::default() };
+        let mut tell = |at| {
+            if let archive::ImportProgress::Decompressing { bytes } = at {
+                progress(ImportProgress::Reading { bytes, total: None });
+            } else if let archive::ImportProgress::Layer { bytes, total, .. } = at {
+                progress(ImportProgress::Reading { bytes, total });
+            }
+        };
+        archive::import(&self.content, path, &options, &mut tell).map_err(failed)
+    }
+
+    /// A worker packs it, which sees the ids as they will be inside.
+    fn import_directory(&self, path: &Path, reference: &Reference) -> Result<ImageRecord> {
+        let failed = |e: std::io::Error| Error::io(format!("failed to import {}", path.display()), e);
+        let tree = dirs::open_path(path)?;
+        let mut worker = self.launcher()?.worker()?;
+        let (read, write) = std::io::pipe().map_err(failed)?;
+        let packer = std::thread::Builder::new()
+            .name("vesselrt-pack".into())
+            .spawn(move || worker.run(&Job::PackTree, &[tree.as_fd(), write.as_fd()], &mut |_| {}))
+            .map_err(failed)?;
+        let reader = Verified { read, packer: Some(packer) };
+        archive::import_rootfs_stream(&self.content, reader, reference)
+            .map_err(|e| Error::storage(format!("failed to import {}", path.display()), e))
+    }
+
+    /// The image called `text`: a reference or the digest of a manifest.
+    pub(super) fn find_image(&self, text: &str) -> Result<ImageRecord> {
+        let found = match Digest::parse(text) {
+            Ok(digest) => self.content.resolve_digest(&digest),
+            Err(_) => self.content.resolve(&parse_reference(text)?),
+        };
+        found
+            .map_err(|e| Error::storage(format!("failed to read image {text}"), e))?
+            .ok_or_else(|| not_known(text))
+    }
+
+    pub(super) fn list_images(&self) -> Result<Vec<ImageRecord>> {
+        let entries = self.content.list().map_err(|e| Error::storage("failed to list the images", e))?;
+        let record = |entry: vesselrt_storage::content::ImageEntry| {
+            let name = entry.reference.clone().unwrap_or_else(|| entry.manifest_digest.to_string());
+            let record =
+                entry.record.map_err(|e| Error::storage(format!("failed to read image {name}"), e))?;
+            Ok(ImageRecord { reference: entry.reference, ..record })
+        };
+        entries.into_iter().map(record).collect()
+    }
+
+    /// The image called `text`, imported from the storage if it is not known. One import for all who ask at once.
+    pub(super) async fn provide_image(self: &Arc<Self>, text: &str) -> Result<ImageRecord> {
+        let lock = {
+            let mut imports = self.imports.lock().unwrap_or_else(PoisonError::into_inner);
+            imports.retain(|_, lock| Arc::strong_count(lock) > 1);
+            Arc::clone(imports.entry(text.to_owned()).or_default())
+        };
+        let _one = lock.lock().await;
+        let (own, name) = (Arc::clone(self), text.to_owned());
+        match blocking(move || own.find_image(&name)).await {
+            Err(e) if e.kind() == ErrorKind::NotFound && Digest::parse(text).is_err() => {}
+            other => return other,
+        }
+        let reference = parse_reference(text)?;
+        let Some(archive) = self.stored_archive(text, &reference).await? else { return Err(not_known(text)) };
+        let staged = self.stage_archive(text, archive).await?;
+        let own = Arc::clone(self);
+        blocking(move || {
+            let path = staged.path().join(ARCHIVE);
+            own.import_path(&path, Some(reference), None, &mut |_| {})
+        })
+        .await
+    }
+
+    /// The archive that the storage has under the name as given, in full, or in short.
+    async fn stored_archive(&self, text: &str, reference: &Reference) -> Result<Option<ByteStream>> {
+        let mut names = vec![text.to_owned(), reference.to_string(), reference.familiar()];
+        names.dedup();
+        for name in names {
+            match self.storage.load_image(&name).await {
+                Ok(archive) => return Ok(Some(archive)),
+                // A reference that cannot be the name of an archive is the name of none.
+                Err(e)
+                    if matches!(e.kind(), StorageErrorKind::NotFound | StorageErrorKind::InvalidArgument) => {
+                }
+                Err(e) => {
+                    return Err(Error::storage(format!("failed to load the archive of image {text}"), e));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// An archive as a file, as importing needs to seek.
+    async fn stage_archive(self: &Arc<Self>, text: &str, archive: ByteStream) -> Result<Staged> {
+        let store = Arc::clone(&self.store);
+        let staged = blocking(move || Staged::new(&store)).await?;
+        let failed = |e| Error::io(format!("failed to load the archive of image {text}"), e);
+        let limit = self.config.limits.image_archive_bytes;
+        let mut file = tokio::fs::File::create_new(staged.path().join(ARCHIVE)).await.map_err(failed)?;
+        let mut bounded = archive.take(limit.saturating_add(1));
+        let copied = tokio::io::copy(&mut bounded, &mut file).await.map_err(failed)?;
+        file.flush().await.map_err(failed)?;
+        if copied > limit {
+            let message = format!("the archive of image {text} has more than {limit} bytes");
+            return Err(Error::new(ErrorKind::LimitExceeded, message));
+        }
+        Ok(staged)
+    }
+
+    /// The image of a vessel.
+    pub(super) async fn base_of(self: &Arc<Self>, manifest: &VesselManifest) -> Result<ImageRecord> {
+        let (reference, digest) = (&manifest.base_image_ref, &manifest.base_image_digest);
+        let lost =
+            |cause: Error| Error::not_found(format!("base image not found: {reference}")).with_source(cause);
+        if !digest.is_empty() {
+            let (own, digest) = (Arc::clone(self), digest.clone());
+            if let Ok(record) = blocking(move || own.find_image(&digest)).await {
+                return Ok(record);
+            }
+        }
+        let record = self.provide_image(reference).await.map_err(lost)?;
+        if digest.is_empty() || record.manifest_digest.to_string() == *digest {
+            return Ok(record);
+        }
+        Err(lost(Error::integrity(format!("{reference} is another image now: {}", record.manifest_digest))))
+    }
+
+    /// Makes sure that the layers of a vessel's image are unpacked.
+    pub(super) async fn provide_base(
+        self: &Arc<Self>,
+        manifest: &VesselManifest,
+        image: &mut ImageState,
+    ) -> Result<()> {
+        let (own, layers) = (Arc::clone(self), image.layers.clone());
+        let there = move |name: &String| dirs::exists(own.store.image_layers.as_fd(), name);
+        let complete = blocking(move || {
+            layers.iter().map(there).try_fold(true, |all, there| Ok::<_, Error>(all && there?))
+        });
+        if complete.await? {
+            return Ok(());
+        }
+        let own = Arc::clone(self);
+        let _in_use = blocking(move || own.store.use_images()).await?;
+        let record = self.base_of(manifest).await?;
+        *image = super::create::image_state(&record)?;
+        let own = Arc::clone(self);
+        blocking(move || own.unpack_image(&record, &mut |_| {})).await?;
+        Ok(())
+    }
+
+    pub(super) async fn remove_image(self: &Arc<Self>, text: &str) -> Result<()> {
+        let own = Arc::clone(self);
+        let _alone = blocking(move || own.store.remove_images()).await?;
+        let vessels = open::list(self).await?;
+        let (own, text) = (Arc::clone(self), text.to_owned());
+        blocking(move || own.remove_unused(&text, &vessels)).await?;
+        self.sweep_later();
+        Ok(())
+    }
+
+    fn remove_unused(&self, text: &str, vessels: &[VesselManifest]) -> Result<()> {
+        let record = self.find_image(text)?;
+        let failed = |e| Error::storage(format!("failed to remove image {text}"), e);
+        let names: Vec<Reference> = self
+            .list_images()?
+            .into_iter()
+            .filter(|image| image.manifest_digest == record.manifest_digest)
+            .filter_map(|image| Reference::parse(&image.reference?).ok())
+            .collect();
+        // A digest means the image by all its names.
+        let going: Vec<Reference> = match Digest::parse(text) {
+            Ok(_) => names.clone(),
+            Err(_) => vec![parse_reference(text)?],
+        };
+        if names.iter().all(|name| going.contains(name)) {
+            let digest = record.manifest_digest.to_string();
+            if let Some(user) = vessels.iter().find(|vessel| is_base(vessel, &digest, &names)) {
+                let message = format!("image {text} is the base of vessel {}", user.id);
+                return Err(Error::conflict(message).with_remedy(format!("vesselrt rm {}", user.id)));
+            }
+        }
+        for reference in &going {
+            self.content.untag(reference).map_err(failed)?;
+        }
+        let keep: Vec<Digest> =
+            vessels.iter().filter_map(|vessel| Digest::parse(&vessel.base_image_digest).ok()).collect();
+        self.content.prune_blobs(&keep).map_err(failed)?;
+        self.discard_unused_layers(&keep)
+    }
+
+    /// Unpacked layers that neither an image of the store nor one of `keep` has.
+    fn discard_unused_layers(&self, keep: &[Digest]) -> Result<()> {
+        let mut images = self.list_images()?;
+        for digest in keep {
+            images.extend(self.find_image(&digest.to_string()).ok());
+        }
+        let used: HashSet<&str> =
+            images.iter().flat_map(|image| &image.layers).map(|layer| layer.chain_id.hex()).collect();
+        let layers = self.store.image_layers.as_fd();
+        for name in dirs::names(layers)? {
+            if !name.starts_with('.') && !used.contains(name.as_str()) {
+                self.store.discard(layers, &name)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where an archive is in its staging directory.
+const ARCHIVE: &str = "archive";
+
+fn is_base(vessel: &VesselManifest, digest: &str, names: &[Reference]) -> bool {
+    if !vessel.base_image_digest.is_empty() {
+        return vessel.base_image_digest == digest;
+    }
+    Reference::parse(&vessel.base_image_ref).is_ok_and(|reference| names.contains(&reference))
+}
+
+/// A stream that ends well only if its writer did.
+struct Verified<T> {
+    read: std::io::PipeReader,
+    packer: Option<std::thread::JoinHandle<Result<T, vesselrt_runtime::shim::client::CallError>>>,
+}
+
+impl<T> std::io::Read for Verified<T> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.read.read(buffer)?;
+        if read == 0
+            && !buffer.is_empty()
+            && let Some(packer) = self.packer.take()
+        {
+            let packed = packer.join().map_err(|_| std::io::Error::other("the packing thread panicked"))?;
+            packed.map_err(|e| std::io::Error::from(Error::from(e)))?;
+        }
+        Ok(read)
+    }
+}

@@ -1,0 +1,170 @@
+//! Unpacked layers: those of images, and those of snapshots that are only there as archives.
+#![forbid(unsafe_code)]
+
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use vesselrt_runtime::worker::{Compression, Job, JobDone, Worker};
+use vesselrt_storage::manifest::{SnapshotManifest, VesselManifest};
+use vesselrt_storage::{ByteStream, Digest, ImageRecord, LayerRecord};
+
+use super::ManagerInner;
+use super::images::ImportProgress;
+use crate::error::{Error, ErrorKind, Result};
+use crate::offload::blocking;
+use crate::store::lock::{self, Mode};
+use crate::store::{dirs, staged::Staged};
+use crate::vessel::pump;
+
+/// The tree in a layer's directory.
+const TREE: &str = "fs";
+
+impl ManagerInner {
+    /// Unpacks what is not unpacked yet of an image, and says what was left out or changed.
+    pub(crate) fn unpack_image(
+        &self,
+        record: &ImageRecord,
+        progress: &mut dyn FnMut(ImportProgress),
+    ) -> Result<Vec<String>> {
+        let mut worker = None;
+        let mut warnings = Vec::new();
+        let mut below: Vec<String> = Vec::new();
+        for (index, layer) in record.layers.iter().enumerate() {
+            let chain = sha256_hex(&layer.chain_id)?.to_owned();
+            if !dirs::exists(self.store.image_layers.as_fd(), &chain)? {
+                let (layers, total) = (record.layers.len(), layer.size);
+                let mut tell =
+                    |bytes| progress(ImportProgress::Unpacking { layer: index + 1, layers, bytes, total });
+                let worker = match &mut worker {
+                    Some(worker) => worker,
+                    none => none.insert(self.launcher()?.worker()?),
+                };
+                warnings.extend(self.unpack_layer(worker, layer, &chain, &below, &mut tell)?);
+            }
+            below.insert(0, chain);
+        }
+        Ok(warnings)
+    }
+
+    /// One layer, by whoever comes first; others wait for it.
+    fn unpack_layer(
+        &self,
+        worker: &mut Worker,
+        layer: &LayerRecord,
+        chain: &str,
+        below: &[String],
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Vec<String>> {
+        let layers = self.store.image_layers.as_fd();
+        let lock_name = format!(".lock-{chain}");
+        let _one = lock::wait(layers, &lock_name, Mode::Exclusive)?;
+        if dirs::exists(layers, chain)? {
+            return Ok(Vec::new());
+        }
+        let (mut blob, size) = self.content.open_blob(&layer.digest)?;
+        let job = Job::UnpackLayer {
+            size,
+            digest: sha256_hex(&layer.digest)?.to_owned(),
+            compression: compression_of(&mut blob)?,
+            diff_id: sha256_hex(&layer.diff_id)?.to_owned(),
+            lowers: below.to_vec(),
+        };
+        let staged = Staged::new(&self.store)?;
+        let tree = self.store.make_owned(staged.dir(), TREE)?;
+        let done = worker.run(&job, &[blob.as_fd(), layers, tree.as_fd()], progress);
+        let warnings = unpacked(done?)?;
+        publish(staged, layers, chain)?;
+        // Whoever waits for it finds the layer; nobody needs it any more.
+        dirs::unlink(layers, &lock_name)?;
+        Ok(warnings)
+    }
+
+    /// Unpacks the snapshots (topmost first) whose layers are not here from their archives.
+    pub(crate) async fn provide_sealed(&self, manifest: &VesselManifest, sealed: &[String]) -> Result<()> {
+        for id in sealed.iter().rev() {
+            if dirs::exists(self.store.layers.as_fd(), id)? {
+                continue;
+            }
+            let snapshot = manifest.snapshot(id).ok_or_else(|| {
+                Error::integrity(format!("layer of snapshot {id} is missing, and so is its archive"))
+            })?;
+            self.unpack_snapshot(snapshot).await?;
+        }
+        Ok(())
+    }
+
+    async fn unpack_snapshot(&self, snapshot: &SnapshotManifest) -> Result<()> {
+        let id = &snapshot.id;
+        let digest = Digest::parse(&snapshot.checksum).map_err(|e| {
+            Error::integrity(format!("checksum of snapshot {id} is malformed")).with_source(e)
+        })?;
+        if snapshot.size > self.config.limits.snapshot_bytes {
+            let message = format!("snapshot {id} has {} bytes, more than allowed", snapshot.size);
+            return Err(Error::new(ErrorKind::LimitExceeded, message));
+        }
+        let job = Job::UnpackSnapshot { sha256: sha256_hex(&digest)?.to_owned(), size: snapshot.size };
+        let failed = |e| Error::storage(format!("failed to load the archive of snapshot {id}"), e);
+        let archive = self.storage.load_snapshot(&snapshot.vessel_id, id).await.map_err(failed)?;
+        let (launcher, store) = (self.launcher()?, Arc::clone(&self.store));
+        let (theirs, ours) = pump::input_pipe()?;
+        let unpack = blocking(move || {
+            let staged = Staged::new(&store)?;
+            let tree = store.make_owned(staged.dir(), TREE)?;
+            let done = launcher.worker()?.run(&job, &[theirs.as_fd(), tree.as_fd()], &mut |_| {});
+            // Ours too must be closed, so that whoever feeds it notices.
+            drop(theirs);
+            unpacked(done?)?;
+            Ok(staged)
+        });
+        let (staged, fed) = tokio::join!(unpack, feed(archive, ours));
+        // The worker's complaint about half an archive comes from the source's failure.
+        fed.map_err(|e| Error::io(format!("failed to read the archive of snapshot {id}"), e))?;
+        let (staged, store, name) = (staged?, Arc::clone(&self.store), id.clone());
+        blocking(move || publish(staged, store.layers.as_fd(), &name)).await
+    }
+}
+
+async fn feed(mut archive: ByteStream, pipe: tokio::net::unix::pipe::Sender) -> std::io::Result<()> {
+    pump::feed(&mut archive, &mut Some(pipe)).await
+}
+
+/// Gives a layer its name. One that another process has published meanwhile is as good.
+fn publish(staged: Staged, parent: BorrowedFd<'_>, name: &str) -> Result<()> {
+    dirs::sync(staged.dir())?;
+    staged.publish(parent, name)?;
+    dirs::sync(parent)
+}
+
+fn unpacked(done: JobDone) -> Result<Vec<String>> {
+    match done {
+        JobDone::Unpacked { warnings, .. } => Ok(warnings),
+        _ => Err(Error::internal("unexpected reply of the worker: not unpacked")),
+    }
+}
+
+/// Layers are named, and workers verify, by SHA-256 only.
+pub(super) fn sha256_hex(digest: &Digest) -> Result<&str> {
+    if digest.algorithm() == vesselrt_storage::digest::Algorithm::Sha256 {
+        return Ok(digest.hex());
+    }
+    let what = format!("a layer with the digest {digest}, which is not SHA-256");
+    Err(Error::new(ErrorKind::Unsupported { what: what.clone(), remedy: String::new() }, what))
+}
+
+/// What a blob is, whatever its media type says. Leaves the position at its begin.
+fn compression_of(blob: &mut std::fs::File) -> Result<Compression> {
+    const GZIP: &[u8] = &[0x1f, 0x8b];
+    const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
+    let failed = |e| Error::io("failed to read a layer", e);
+    let mut magic = Vec::with_capacity(4);
+    Read::by_ref(blob).take(4).read_to_end(&mut magic).map_err(failed)?;
+    std::io::Seek::rewind(blob).map_err(failed)?;
+    if magic.starts_with(GZIP) {
+        Ok(Compression::Gzip)
+    } else if magic.starts_with(ZSTD) {
+        Ok(Compression::Zstd)
+    } else {
+        Ok(Compression::None)
+    }
+}

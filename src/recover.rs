@@ -1,0 +1,82 @@
+//! What a crash left of a vessel, and how it is made good: decided here, done by [`crate::manager`].
+//!
+//! Sealing a snapshot S of `gen-N` goes through these steps, and may stop after any of them:
+//!
+//! 1. state: pending seal of S
+//! 2. storage: archive of S
+//! 3. storage: manifest with S as current — from here on S exists
+//! 4. `gen-N` becomes `layers/S`
+//! 5. an empty `gen-N+1`
+//! 6. state: S on top, N+1, nothing pending
+//!
+//! Restoring S:
+//!
+//! 1. an empty `gen-N+1`
+//! 2. state: S on top, N+1 — from here on it is done
+//! 3. storage: manifest with S as current
+//!
+//! The same rule makes good what another store did to a shared manifest: the local writable layer belongs to the snapshot
+//! it was made on, and is never put on another one.
+#![forbid(unsafe_code)]
+
+use vesselrt_storage::manifest::VesselManifest;
+
+use crate::error::Result;
+use crate::state::{Pending, VesselState};
+
+/// What is to be done before a vessel can be mounted. All of it may be done twice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Plan {
+    /// The state as it must be.
+    pub(crate) state: VesselState,
+    /// This generation becomes the layer of this snapshot, if it is still there.
+    pub(crate) seal: Option<(u64, String)>,
+    /// The generation of `state` holds nothing of worth if it is there.
+    pub(crate) fresh: bool,
+    /// An archive that belongs to no snapshot.
+    pub(crate) drop_archive: Option<String>,
+    /// What the manifest must say is current.
+    pub(crate) current: Option<String>,
+}
+
+/// Decides. `None`: nothing was interrupted.
+///
+/// # Errors
+/// [`IntegrityViolation`](crate::ErrorKind::IntegrityViolation) for a manifest whose snapshots form no chain.
+pub(crate) fn plan(state: &VesselState, manifest: &VesselManifest) -> Result<Option<Plan>> {
+    let mut next = VesselState { pending: None, ..state.clone() };
+    let plan = |state, seal, fresh, drop_archive, current| {
+        Ok(Some(Plan { state, seal, fresh, drop_archive, current }))
+    };
+    if let Some(Pending::Seal { snapshot }) = &state.pending {
+        if manifest.snapshot(snapshot).is_none() {
+            return plan(next, None, false, Some(snapshot.clone()), None);
+        }
+        next.sealed.insert(0, snapshot.clone());
+        next.generation += 1;
+        return plan(next, Some((state.generation, snapshot.clone())), true, None, None);
+    }
+    let top = state.top();
+    if top == manifest.current_snapshot_id {
+        return Ok(None);
+    }
+    if top.is_empty() || manifest.snapshot(top).is_some() {
+        return plan(next, None, false, None, Some(top.to_owned()));
+    }
+    // The snapshot below was deleted elsewhere: what lies on it has lost its ground.
+    next.sealed = layers(manifest, &manifest.current_snapshot_id)?;
+    next.generation += 1;
+    plan(next, None, true, None, None)
+}
+
+/// The snapshots that make up `snapshot`, topmost first.
+///
+/// # Errors
+/// Those of [`VesselManifest::chain`].
+pub(crate) fn layers(manifest: &VesselManifest, snapshot: &str) -> Result<Vec<String>> {
+    let chain = manifest.chain(snapshot)?;
+    Ok(chain.into_iter().rev().map(|snapshot| snapshot.id.clone()).collect())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,383 @@
+//! Snapshots: sealing, restoring and deleting them. [`crate::recover`] lists the steps, and what is done when they are
+//! interrupted.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::os::fd::AsFd;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+
+use time::OffsetDateTime;
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::net::unix::pipe::Receiver;
+use tokio::sync::oneshot;
+use vesselrt_runtime::shim::client::{CallError, Connection};
+use vesselrt_runtime::shim::protocol::{Driver, Packed, Reply, Request};
+use vesselrt_storage::manifest::{SnapshotManifest, VesselManifest};
+
+use super::{VesselInner, pump};
+use crate::error::{Error, ErrorKind, Result};
+use crate::manager::open::{self, OPS_LOCK, generation_name, read_state, write_state};
+use crate::offload::blocking;
+use crate::recover;
+use crate::state::{Pending, VesselState};
+use crate::store::lock::{self, FileLock};
+
+/// The right to change a vessel's snapshots, with the manifest as it is now.
+struct Turn {
+    manifest: VesselManifest,
+    _lock: FileLock,
+}
+
+async fn turn(vessel: &VesselInner) -> Result<Turn> {
+    let timeout = vessel.manager.config.lock_timeout;
+    let lock = lock::within(vessel.lease.dir(), OPS_LOCK, timeout).await?.ok_or_else(|| {
+        Error::conflict(format!("another operation changes the snapshots of vessel {}", vessel.id))
+    })?;
+    Ok(Turn { manifest: vessel.reload().await?, _lock: lock })
+}
+
+fn missing(snapshot: &str) -> Error {
+    Error::not_found(format!("snapshot not found: {snapshot}"))
+}
+
+/// A vessel that is still: its writable layer cannot change. Dropped, it goes on.
+struct Still {
+    connection: Connection,
+    state: VesselState,
+}
+
+/// Makes the vessel still. Marked, so that whoever comes after our death does not go on with layers that the state no
+/// longer says.
+async fn quiesce(vessel: &VesselInner) -> Result<Still> {
+    let (dir, id) = (Arc::clone(vessel.lease.dir()), vessel.id.clone());
+    if open::is_interrupted(dir.as_fd(), true)? {
+        vessel.reopen(true).await?;
+    }
+    let mut connection = vessel.connect_holding(true).await?;
+    blocking(move || {
+        let state = read_state(&id, dir.as_fd())?;
+        connection.call_done(&Request::Quiesce, &[])?;
+        open::begin_switching(dir.as_fd())?;
+        Ok(Still { connection, state })
+    })
+    .await
+}
+
+impl Still {
+    /// Lets the vessel go on as it was.
+    async fn resume(mut self, vessel: &VesselInner) -> Result<()> {
+        let dir = Arc::clone(vessel.lease.dir());
+        let connection = blocking(move || {
+            open::end_switching(dir.as_fd())?;
+            self.connection.call_done(&Request::Resume, &[])?;
+            Ok(self.connection)
+        })
+        .await?;
+        vessel.lease.give_back(connection);
+        Ok(())
+    }
+
+    /// Mounts the layers of the state in place of the present ones; by a new shim if this one cannot.
+    async fn remount(mut self, vessel: &VesselInner) -> Result<()> {
+        let dir = Arc::clone(vessel.lease.dir());
+        let spec = self.state.mount_spec(self.state.driver.unwrap_or(Driver::Kernel));
+        let mounted = blocking(move || {
+            let kept = is_kept(&mut self.connection)?;
+            let remounted = self.connection.call_done(&Request::Remount(spec), &[]);
+            if remounted.is_ok() {
+                open::end_switching(dir.as_fd())?;
+                return Ok((Some(self.connection), kept));
+            }
+            drop(self.connection);
+            open::shut_down(dir.as_fd(), false)?;
+            Ok((None, kept))
+        })
+        .await;
+        match mounted {
+            Ok((Some(connection), _)) => {
+                vessel.lease.give_back(connection);
+                Ok(())
+            }
+            Ok((None, kept)) => {
+                vessel.reopen(true).await?;
+                if kept { vessel.keep(true).await } else { Ok(()) }
+            }
+            // The shim died meanwhile: the next one mounts what the state says.
+            Err(_) => vessel.reopen(true).await,
+        }
+    }
+}
+
+fn is_kept(connection: &mut Connection) -> Result<bool, CallError> {
+    match connection.call(&Request::Hello, &[])?.0 {
+        Reply::Hello { kept, .. } => Ok(kept),
+        _ => Err(CallError::Unexpected("hello")),
+    }
+}
+
+pub(super) async fn create(vessel: &Arc<VesselInner>, message: String) -> Result<SnapshotManifest> {
+    let mut turn = turn(vessel).await?;
+    let snapshot = vessel.manager.config.id_generator.new_id();
+    let mut still = quiesce(vessel).await?;
+    let made = match seal(vessel, &mut still, &mut turn.manifest, &snapshot, message).await {
+        Ok(made) => made,
+        Err(error) => return Err(give_up(vessel, still, &snapshot, error).await),
+    };
+    vessel.remember(&turn.manifest);
+    let switched = switch_to_sealed(vessel, still, &snapshot).await;
+    if switched.is_err() {
+        // The snapshot exists. What is left to do is what is done after a crash: now, or by the next operation.
+        let _ = vessel.reopen(true).await;
+    }
+    let (store, name) = (Arc::clone(&vessel.manager.store), snapshot);
+    // It only takes room.
+    let _ = blocking(move || store.drop_work_dir(&name)).await;
+    Ok(made)
+}
+
+/// Up to the point from which the snapshot exists.
+async fn seal(
+    vessel: &VesselInner,
+    still: &mut Still,
+    manifest: &mut VesselManifest,
+    snapshot: &str,
+    message: String,
+) -> Result<SnapshotManifest> {
+    still.state.pending = Some(Pending::Seal { snapshot: snapshot.to_owned() });
+    save_state(vessel, &still.state).await?;
+    let packed = archive(vessel, &still.connection, snapshot).await?;
+    let now = OffsetDateTime::now_utc();
+    let made = SnapshotManifest {
+        id: snapshot.to_owned(),
+        vessel_id: vessel.id.clone(),
+        parent_id: still.state.top().to_owned(),
+        message,
+        checksum: format!("sha256:{}", packed.sha256),
+        size: packed.size,
+        create_time: now,
+        labels: BTreeMap::new(),
+    };
+    manifest.snapshots.push(made.clone());
+    snapshot.clone_into(&mut manifest.current_snapshot_id);
+    manifest.update_time = now;
+    if let Err(error) = vessel.manager.save_manifest(manifest).await {
+        // It may have been saved although we were told otherwise.
+        let there = vessel.manager.load_manifest(&vessel.id).await?;
+        if there.snapshot(snapshot).is_none() {
+            return Err(error);
+        }
+    }
+    Ok(made)
+}
+
+/// Streams the writable layer into the storage.
+async fn archive(vessel: &VesselInner, connection: &Connection, snapshot: &str) -> Result<Packed> {
+    let mut connection =
+        connection.try_clone().map_err(|e| Error::io("failed to duplicate a descriptor", e))?;
+    let (ours, theirs) = pump::output_pipe()?;
+    let (tell, verdict) = oneshot::channel();
+    let cut = Arc::new(AtomicBool::new(false));
+    let pack = blocking(move || {
+        connection.send(&Request::PackUpper, &[theirs.as_fd()])?;
+        // Ours too must be closed for the reader to see the end.
+        drop(theirs);
+        let packed = match connection.receive() {
+            Ok((Reply::Packed(packed), _)) => Ok(packed),
+            Ok(_) => Err(CallError::Unexpected("not packed")),
+            Err(error) => Err(error),
+        };
+        // Nobody listens when the storage has given up.
+        let _ = tell.send(packed.as_ref().ok().map(|packed| packed.size));
+        Ok(packed?)
+    });
+    let body = Box::pin(Whole { pipe: ours, read: 0, verdict: Some(verdict), cut: Arc::clone(&cut) });
+    let (packed, saved) =
+        tokio::join!(pack, vessel.manager.storage.save_snapshot(&vessel.id, snapshot, body));
+    match (packed, saved) {
+        (Ok(packed), Ok(())) if packed.size <= vessel.manager.config.limits.snapshot_bytes => Ok(packed),
+        (Ok(_), Ok(())) => Err(Error::new(ErrorKind::LimitExceeded, "the snapshot is larger than allowed")),
+        // The storage failed only because the packer had: its reason counts. Otherwise the packer met a closed pipe.
+        (Err(error), saved) if saved.is_ok() || cut.load(Ordering::Relaxed) => Err(error),
+        (_, Err(error)) => {
+            Err(Error::storage(format!("failed to save the archive of snapshot {snapshot}"), error))
+        }
+        (Err(error), Ok(())) => Err(error),
+    }
+}
+
+/// The archive on its way to the storage: it ends well only if the packer says that it is whole, so that half of one is
+/// never taken for all of it.
+struct Whole {
+    pipe: Receiver,
+    read: u64,
+    verdict: Option<oneshot::Receiver<Option<u64>>>,
+    /// Set when it did not end well.
+    cut: Arc<AtomicBool>,
+}
+
+impl AsyncRead for Whole {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let before = buf.filled().len();
+        let full = buf.remaining() == 0;
+        ready!(Pin::new(&mut self.pipe).poll_read(cx, buf))?;
+        let read = buf.filled().len() - before;
+        self.read += read as u64;
+        if read > 0 || full {
+            return Poll::Ready(Ok(()));
+        }
+        let Some(verdict) = self.verdict.as_mut() else { return Poll::Ready(Ok(())) };
+        let size = ready!(Pin::new(verdict).poll(cx)).unwrap_or(None);
+        if size == Some(self.read) {
+            self.verdict = None;
+            return Poll::Ready(Ok(()));
+        }
+        self.cut.store(true, Ordering::Relaxed);
+        // Again and again, should somebody read on.
+        self.verdict = Some(oneshot::channel().1);
+        Poll::Ready(Err(std::io::Error::other("the archive of the snapshot was not packed to its end")))
+    }
+}
+
+/// Undoes a snapshot that does not exist yet, and lets the vessel go on.
+async fn give_up(vessel: &VesselInner, mut still: Still, snapshot: &str, error: Error) -> Error {
+    let known = vessel.manager.load_manifest(&vessel.id).await;
+    if known.is_ok_and(|manifest| manifest.snapshot(snapshot).is_none()) {
+        let dropped = vessel.manager.storage.delete_snapshot(&vessel.id, snapshot).await;
+        still.state.pending = None;
+        if dropped.is_ok()
+            && save_state(vessel, &still.state).await.is_ok()
+            && still.resume(vessel).await.is_ok()
+        {
+            return error;
+        }
+    }
+    // It cannot be undone now, so it is left to the next opening of the vessel. Stop, lest anyone goes on before.
+    let dir = Arc::clone(vessel.lease.dir());
+    vessel.lease.abandon();
+    let _ = blocking(move || open::shut_down(dir.as_fd(), false)).await;
+    error
+}
+
+/// The sealed layer takes its place, and an empty one is mounted above it.
+async fn switch_to_sealed(vessel: &VesselInner, mut still: Still, snapshot: &str) -> Result<()> {
+    let (manager, dir, name) =
+        (Arc::clone(&vessel.manager), Arc::clone(vessel.lease.dir()), snapshot.to_owned());
+    let sealed = still.state.generation;
+    still.state.pending = None;
+    still.state.sealed.insert(0, snapshot.to_owned());
+    still.state.generation += 1;
+    let state = still.state.clone();
+    blocking(move || {
+        manager.store.seal(dir.as_fd(), sealed, &name)?;
+        manager.store.make_generation(dir.as_fd(), &state)?;
+        write_state(dir.as_fd(), &state)
+    })
+    .await?;
+    still.remount(vessel).await
+}
+
+async fn save_state(vessel: &VesselInner, state: &VesselState) -> Result<()> {
+    let (dir, state) = (Arc::clone(vessel.lease.dir()), state.clone());
+    blocking(move || write_state(dir.as_fd(), &state)).await
+}
+
+pub(super) async fn restore(vessel: &Arc<VesselInner>, snapshot: &str) -> Result<()> {
+    let mut turn = turn(vessel).await?;
+    restore_to(vessel, &mut turn.manifest, snapshot).await
+}
+
+async fn restore_to(vessel: &VesselInner, manifest: &mut VesselManifest, snapshot: &str) -> Result<()> {
+    if manifest.snapshot(snapshot).is_none() {
+        return Err(missing(snapshot));
+    }
+    let sealed = recover::layers(manifest, snapshot)?;
+    vessel.manager.provide_sealed(manifest, &sealed).await?;
+    let mut still = quiesce(vessel).await?;
+    let before = still.state.clone();
+    still.state.sealed = sealed;
+    still.state.generation += 1;
+    if let Err(error) = begin_restored(vessel, &before, &still.state, manifest).await {
+        // When even this fails, the next opening of the vessel decides.
+        if save_state(vessel, &before).await.is_ok() {
+            let _ = still.resume(vessel).await;
+        }
+        return Err(error);
+    }
+    vessel.remember(manifest);
+    // It is done. A shim that does not follow is replaced by the next operation.
+    let _ = still.remount(vessel).await;
+    let (manager, dir) = (Arc::clone(&vessel.manager), Arc::clone(vessel.lease.dir()));
+    // It is not seen any more, and goes with the next opening if it cannot go now.
+    let _ = blocking(move || manager.store.discard(dir.as_fd(), &generation_name(before.generation))).await;
+    vessel.manager.sweep_later();
+    Ok(())
+}
+
+/// An empty layer above the snapshot, then state and manifest. After an error the caller writes the state back.
+async fn begin_restored(
+    vessel: &VesselInner,
+    before: &VesselState,
+    after: &VesselState,
+    manifest: &mut VesselManifest,
+) -> Result<()> {
+    let (manager, dir, state) = (Arc::clone(&vessel.manager), Arc::clone(vessel.lease.dir()), after.clone());
+    blocking(move || {
+        // What an earlier attempt left.
+        manager.store.discard(dir.as_fd(), &generation_name(state.generation))?;
+        manager.store.make_generation(dir.as_fd(), &state)?;
+        write_state(dir.as_fd(), &state)
+    })
+    .await?;
+    if before.top() == after.top() {
+        return Ok(());
+    }
+    after.top().clone_into(&mut manifest.current_snapshot_id);
+    manifest.update_time = OffsetDateTime::now_utc();
+    vessel.manager.save_manifest(manifest).await
+}
+
+pub(super) async fn delete(vessel: &Arc<VesselInner>, snapshot: &str) -> Result<()> {
+    let mut turn = turn(vessel).await?;
+    let manifest = &mut turn.manifest;
+    let Some(parent) = manifest.snapshot(snapshot).map(|snapshot| snapshot.parent_id.clone()) else {
+        return Err(missing(snapshot));
+    };
+    if manifest.children(snapshot).next().is_some() {
+        return Err(Error::conflict(format!("cannot delete snapshot with children: {snapshot}")));
+    }
+    if manifest.current_snapshot_id == snapshot {
+        if parent.is_empty() {
+            return Err(Error::conflict("cannot delete the only snapshot"));
+        }
+        restore_to(vessel, manifest, &parent).await?;
+    }
+    manifest.snapshots.retain(|other| other.id != snapshot);
+    manifest.update_time = OffsetDateTime::now_utc();
+    vessel.manager.save_manifest(manifest).await?;
+    vessel.remember(manifest);
+    let failed = |e| Error::storage(format!("failed to delete the archive of snapshot {snapshot}"), e);
+    vessel.manager.storage.delete_snapshot(&vessel.id, snapshot).await.map_err(failed)?;
+    let (store, name) = (Arc::clone(&vessel.manager.store), snapshot.to_owned());
+    blocking(move || store.discard(store.layers.as_fd(), &name)).await?;
+    vessel.manager.sweep_later();
+    Ok(())
+}
+
+pub(super) async fn set_labels(vessel: &Arc<VesselInner>, labels: BTreeMap<String, String>) -> Result<()> {
+    let mut turn = turn(vessel).await?;
+    turn.manifest.labels = labels;
+    turn.manifest.update_time = OffsetDateTime::now_utc();
+    vessel.manager.save_manifest(&turn.manifest).await?;
+    vessel.remember(&turn.manifest);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

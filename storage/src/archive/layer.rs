@@ -1,0 +1,117 @@
+//! Layers on their way into the store, hashed compressed and uncompressed in one pass.
+#![forbid(unsafe_code)]
+
+use std::io::{self, Read, Write};
+
+use super::ArchiveError;
+use crate::compression::{Compression, DETECT_LEN, Decoder, is_tar_header, sniff};
+use crate::content::{ContentStore, copy};
+use crate::digest::Digest;
+use crate::error::{Result, StorageError};
+use crate::image::descriptor::Descriptor;
+use crate::image::media_type;
+use crate::verify::Sha256Reader;
+
+/// How many bytes pass between two reports of progress.
+const REPORT: u64 = 1024 * 1024;
+
+/// A layer in the store.
+#[derive(Debug, Clone)]
+pub(super) struct Stored {
+    pub(super) digest: Digest,
+    pub(super) size: u64,
+    pub(super) compression: Compression,
+    pub(super) diff_id: Digest,
+}
+
+impl Stored {
+    pub(super) fn descriptor(&self) -> Descriptor {
+        Descriptor::new(media_type::oci_layer(self.compression), self.digest.clone(), self.size)
+    }
+}
+
+/// Stores `raw`, a tar that may be compressed, as it is.
+///
+/// `check` sees the first bytes of the tar and its diff_id, before the blob gets its name.
+pub(super) fn store(
+    store: &ContentStore,
+    raw: impl Read,
+    limit: u64,
+    report: impl FnMut(u64),
+    check: impl FnOnce(&[u8], &Digest) -> Result<()>,
+) -> Result<Stored> {
+    let failed = |e: io::Error| StorageError::io("read layer of", store.path(), e);
+    let fill = |sink: &mut dyn Write| {
+        let tee = Tee { inner: Counted::new(raw, u64::MAX, "layer", report), sink };
+        let (compression, reader) = sniff(tee).map_err(failed)?;
+        let plain = Decoder::new(reader, compression).map_err(failed)?;
+        let mut plain = Sha256Reader::new(Counted::new(plain, limit, "uncompressed layer", |_| ()));
+        let mut start = Vec::with_capacity(DETECT_LEN);
+        plain.by_ref().take(DETECT_LEN as u64).read_to_end(&mut start).map_err(failed)?;
+        copy(&mut plain, &mut io::sink()).map_err(failed)?;
+        let (diff_id, ..) = plain.finish();
+        check(&start, &diff_id)?;
+        Ok((compression, diff_id))
+    };
+    let ((compression, diff_id), digest, size) = store.put_with(fill)?;
+    Ok(Stored { digest, size, compression, diff_id })
+}
+
+/// For [`store`]: the diff_id must be the one promised.
+pub(super) fn expect_diff_id(index: usize, expected: &Digest, actual: &Digest) -> Result<(), ArchiveError> {
+    if expected == actual {
+        return Ok(());
+    }
+    Err(ArchiveError::DiffId { index, expected: expected.clone(), actual: actual.clone() })
+}
+
+/// For [`store`]: it must look like a tar.
+pub(super) fn expect_tar(start: &[u8]) -> Result<(), ArchiveError> {
+    if is_tar_header(start) { Ok(()) } else { Err(ArchiveError::Unknown) }
+}
+
+/// Writes what is read through it.
+struct Tee<'a, R> {
+    inner: R,
+    sink: &'a mut dyn Write,
+}
+
+impl<R: Read> Read for Tee<'_, R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buf)?;
+        self.sink.write_all(&buf[..n])?;
+        Ok(n)
+    }
+}
+
+/// Counts what is read through it, up to a limit, and reports it now and then.
+pub(super) struct Counted<R, F> {
+    inner: R,
+    count: u64,
+    limit: u64,
+    what: &'static str,
+    report: F,
+    reported: u64,
+}
+
+impl<R: Read, F: FnMut(u64)> Counted<R, F> {
+    pub(super) fn new(inner: R, limit: u64, what: &'static str, report: F) -> Self {
+        Self { inner, count: 0, limit, what, report, reported: 0 }
+    }
+}
+
+impl<R: Read, F: FnMut(u64)> Read for Counted<R, F> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buf)?;
+        self.count += n as u64;
+        if self.count > self.limit {
+            let what = format!("an {} of more bytes", self.what);
+            return Err(StorageError::LimitExceeded { what, limit: self.limit }.into());
+        }
+        if self.count - self.reported >= REPORT || (n == 0 && self.count > self.reported) {
+            self.reported = self.count;
+            (self.report)(self.count);
+        }
+        Ok(n)
+    }
+}
