@@ -56,10 +56,11 @@ pub(crate) async fn hold(
     loop {
         match attempt(manager, id, same, ops_held).await? {
             Attempt::Joined(opened) => return Ok(opened),
-            Attempt::Locked(dir, lock) => match start_locked(manager, id, dir, lock, ops_held).await? {
-                Some(opened) => return Ok(opened),
-                None => {}
-            },
+            Attempt::Locked(dir, lock) => {
+                if let Some(opened) = start_locked(manager, id, dir, lock, ops_held).await? {
+                    return Ok(opened);
+                }
+            }
             Attempt::Missing if same.is_some() => return Err(unknown(id)),
             Attempt::Missing => super::create::rebuild(manager, id).await?,
             Attempt::Busy => {}
