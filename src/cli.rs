@@ -31,6 +31,8 @@ use clap::{Parser, Subcommand};
 use crate::demo;
 pub(crate) use context::Context;
 pub(crate) use failure::{Failure, Outcome};
+pub(crate) use exec::Interrupts;
+pub(crate) use progress::Progress;
 pub(crate) use tables::size as human_size;
 
 const ABOUT: &str = "Rootless, daemonless workspaces for AI agents: OCI images, exec, files, snapshots";

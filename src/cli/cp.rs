@@ -5,11 +5,11 @@ mod host;
 mod plan;
 mod rewrite;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use clap::Args;
 use tokio::net::unix::pipe;
@@ -137,7 +137,7 @@ async fn copy_out(vessel: &Vessel, from: &Path, to: &Path, context: &Context) ->
     }
 }
 
-async fn file_out(vessel: &Vessel, from: &Path, target: &Target, name: &OsString, context: &Context) -> Outcome {
+async fn file_out(vessel: &Vessel, from: &Path, target: &Target, name: &OsStr, context: &Context) -> Outcome {
     let mut file = vessel.open_file(from, &OpenOptions::new().read(true)).await?;
     let info = file.stat().await?;
     let progress = Progress::new(context, "copying out");

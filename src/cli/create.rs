@@ -12,6 +12,7 @@ use super::{Context, Failure, Outcome};
 
 /// Flags of what creates a vessel.
 #[derive(Debug, Args)]
+#[group(skip)]
 pub(super) struct Flags {
     /// Id of the vessel: lower-case letters, digits, `_`, `.`, `-`; 64 at most [default: 16 random hexadecimal digits]
     #[arg(long, value_name = "ID")]
@@ -31,7 +32,7 @@ impl Flags {
         if let Some(id) = self.id {
             options = options.id(id);
         }
-        options.labels(self.labels)
+        self.labels.into_iter().fold(options, |options, (key, value)| options.label(key, value))
     }
 }
 

@@ -20,7 +20,7 @@ use vesselrt::ExecOptions;
 use super::values::{self, Variable};
 use super::{Context, Failure, Outcome};
 pub(super) use drive::{Ended, drive};
-pub(super) use interrupts::Interrupts;
+pub(crate) use interrupts::Interrupts;
 
 /// The largest environment file, in bytes: far above what execve(2) takes.
 const MAX_ENV_FILE: u64 = 4 << 20;
@@ -59,6 +59,7 @@ pub(super) struct Exec {
 
 /// Flags of a command that runs.
 #[derive(Debug, Args)]
+#[group(skip)]
 pub(super) struct Flags {
     /// Set a variable; KEY alone passes on the value it has here
     #[arg(short, long, value_name = "KEY=VALUE", value_parser = OsStringValueParser::new().try_map(|text| Variable::parse(&text)))]

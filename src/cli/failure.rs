@@ -97,6 +97,16 @@ impl Failure {
         Self { code, ..Self::from(error) }
     }
 
+    /// What failed.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// What the user can do about it.
+    pub(crate) fn remedy_text(&self) -> Option<&str> {
+        self.remedy.as_deref()
+    }
+
     /// The exit code.
     pub(crate) fn code(&self) -> u8 {
         if self.quiet { 0 } else { self.code }

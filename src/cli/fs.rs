@@ -3,12 +3,13 @@
 
 mod show;
 
+use std::ffi::OsString;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use vesselrt::{DirEntry, ErrorKind, OpenOptions, Vessel};
+use vesselrt::{ErrorKind, FileInfo, OpenOptions, Vessel};
 
 use super::{Context, Failure, Outcome, values};
 
@@ -16,6 +17,9 @@ use super::{Context, Failure, Outcome, values};
 const CHUNK: usize = 256 << 10;
 /// The largest content that `write` replaces a file by: it is collected first, so that the file changes all at once.
 const MAX_WRITE: u64 = 1 << 30;
+
+/// A file by what it is called.
+type Named = (OsString, FileInfo);
 
 /// What can be done with files.
 #[derive(Debug, Subcommand)]
@@ -74,8 +78,7 @@ pub(super) struct Ls {
     /// Id of the vessel
     id: String,
     /// Path inside [default: the working directory]
-    #[arg(default_value = "", hide_default_value = true)]
-    path: PathBuf,
+    path: Option<PathBuf>,
 }
 
 /// Arguments of `fs stat`.
@@ -210,28 +213,29 @@ async fn append(vessel: &Vessel, args: &Write) -> Outcome {
 }
 
 async fn ls(args: &Ls, context: &Context) -> Outcome {
-    let entries = context.with_vessel(&args.id, async |vessel| listed(vessel, &args.path).await).await?;
+    let path = args.path.as_deref().unwrap_or(Path::new(""));
+    let entries = context.with_vessel(&args.id, async |vessel| listed(vessel, path).await).await?;
     match (context.json, args.long) {
-        (true, _) => context.print_json(&entries.iter().map(|e| show::json(&e.name, &e.info)).collect::<Vec<_>>()),
+        (true, _) => context.print_json(&entries.iter().map(|(name, info)| show::json(name, info)).collect::<Vec<_>>()),
         (false, true) => context.print(&show::long(&entries)),
         (false, false) => context.print(&show::names(&entries)),
     }
 }
 
 /// The entries of a directory, or the one thing that is no directory.
-async fn listed(vessel: &Vessel, path: &Path) -> Outcome<Vec<DirEntry>> {
+async fn listed(vessel: &Vessel, path: &Path) -> Outcome<Vec<Named>> {
     match vessel.read_dir(path).await {
-        Ok(entries) => Ok(entries),
+        Ok(entries) => Ok(entries.into_iter().map(|entry| (entry.name, entry.info)).collect()),
         Err(e) if e.kind() == ErrorKind::InvalidArgument => {
             let info = vessel.symlink_stat(path).await?;
-            Ok(vec![DirEntry::new(path.as_os_str(), info)])
+            Ok(vec![(path.as_os_str().to_owned(), info)])
         }
         Err(e) => Err(e.into()),
     }
 }
 
 async fn stat(args: &Stat, context: &Context) -> Outcome {
-    let mut found = Vec::new();
+    let mut found: Vec<Named> = Vec::new();
     let outcome = context
         .with_vessel(&args.which.id, async |vessel| {
             for path in &args.which.paths {
@@ -239,7 +243,7 @@ async fn stat(args: &Stat, context: &Context) -> Outcome {
                     true => vessel.stat(path).await?,
                     false => vessel.symlink_stat(path).await?,
                 };
-                found.push((path.clone(), info));
+                found.push((path.as_os_str().to_owned(), info));
             }
             Ok(())
         })
@@ -247,7 +251,7 @@ async fn stat(args: &Stat, context: &Context) -> Outcome {
     outcome?;
     match context.json {
         true => {
-            context.print_json(&found.iter().map(|(path, info)| show::json(path.as_os_str(), info)).collect::<Vec<_>>())
+            context.print_json(&found.iter().map(|(path, info)| show::json(path, info)).collect::<Vec<_>>())
         }
         false => context.print(&found.iter().map(|(path, info)| show::stat(path, info)).collect::<String>()),
     }

@@ -9,36 +9,41 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::Context;
 
 const TICK: Duration = Duration::from_millis(120);
+const BOUNDED: &str = "{spinner} {msg}  {bar:24} {bytes}/{total_bytes}  {bytes_per_sec}";
+const UNBOUNDED: &str = "{spinner} {msg}  {bytes}  {bytes_per_sec}";
 
 /// A line that tells how far something is; nothing at all when standard error is no terminal. Clones share it.
 #[derive(Debug, Clone)]
-pub(super) struct Progress(Option<ProgressBar>);
+pub(crate) struct Progress(Option<ProgressBar>);
 
 impl Progress {
     /// Begins one.
-    pub(super) fn new(context: &Context, doing: &str) -> Self {
+    pub(crate) fn new(context: &Context, doing: &str) -> Self {
         if context.quiet || context.json || !io::stderr().is_terminal() {
             return Self(None);
         }
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
         bar.set_message(doing.to_owned());
-        bar.set_style(style(false));
+        bar.set_style(style("{spinner} {msg}"));
         bar.enable_steady_tick(TICK);
         Self(Some(bar))
     }
 
     /// Tells that `done` bytes are done, of `total` if that is known.
-    pub(super) fn bytes(&self, done: u64, total: Option<u64>) {
+    pub(crate) fn bytes(&self, done: u64, total: Option<u64>) {
         let Some(bar) = &self.0 else { return };
-        if let Some(total) = total.filter(|&total| bar.length() != Some(total)) {
-            bar.set_length(total);
-            bar.set_style(style(true));
+        if bar.position() == 0 || bar.length() != total {
+            match total {
+                Some(total) => bar.set_length(total),
+                None => bar.unset_length(),
+            }
+            bar.set_style(style(if total.is_some() { BOUNDED } else { UNBOUNDED }));
         }
         bar.set_position(done);
     }
 
     /// Tells what it is at now.
-    pub(super) fn doing(&self, doing: impl Into<String>) {
+    pub(crate) fn doing(&self, doing: impl Into<String>) {
         if let Some(bar) = &self.0 {
             bar.set_message(doing.into());
         }
@@ -55,25 +60,20 @@ impl Drop for Progress {
 }
 
 /// The templates are constants: what they would complain about is seen by the first test.
-fn style(bounded: bool) -> ProgressStyle {
-    let template = if bounded {
-        "{spinner} {msg}  {bar:24} {bytes}/{total_bytes}  {bytes_per_sec}"
-    } else {
-        "{spinner} {msg}  {bytes}  {bytes_per_sec}"
-    };
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner())
 }
 
-/// A writer that tells how much went through it.
+/// A reader or writer that tells how much went through it.
 #[derive(Debug)]
-pub(super) struct Counted<W> {
+pub(crate) struct Counted<W> {
     inner: W,
     done: u64,
     progress: Progress,
 }
 
 impl<W> Counted<W> {
-    pub(super) fn new(inner: W, progress: Progress) -> Self {
+    pub(crate) fn new(inner: W, progress: Progress) -> Self {
         Self { inner, done: 0, progress }
     }
 
@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn the_templates_are_valid() {
-        for template in ["{spinner} {msg}  {bar:24} {bytes}/{total_bytes}  {bytes_per_sec}", "{spinner} {msg}  {bytes}"] {
+        for template in [BOUNDED, UNBOUNDED, "{spinner} {msg}"] {
             assert!(ProgressStyle::with_template(template).is_ok());
         }
     }

@@ -162,7 +162,10 @@ impl Target {
         symlinkat(text, &self.fd, &staged).map_err(failed)?;
         let placed = utimensat(&self.fd, &staged, &times(info.modified), AtFlags::SYMLINK_NOFOLLOW)
             .and_then(|()| renameat(&self.fd, &staged, &self.fd, name));
-        placed.inspect_err(|_| drop(unlinkat(&self.fd, &staged, AtFlags::empty()))).map_err(failed)
+        if placed.is_err() {
+            let _ = unlinkat(&self.fd, &staged, AtFlags::empty());
+        }
+        placed.map_err(failed)
     }
 
     /// A new file here that has no name of its own yet.

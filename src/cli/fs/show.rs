@@ -4,26 +4,26 @@
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use vesselrt::{DirEntry, FileInfo, FileType};
+use vesselrt::{FileInfo, FileType};
 
+use super::Named;
 use crate::cli::tables::{Table, permissions};
 use crate::cli::values::printable;
 
 /// One name a line.
-pub(super) fn names(entries: &[DirEntry]) -> String {
-    entries.iter().map(|entry| format!("{}\n", printable(entry.name.as_bytes()))).collect()
+pub(super) fn names(entries: &[Named]) -> String {
+    entries.iter().map(|(name, _)| format!("{}\n", printable(name.as_bytes()))).collect()
 }
 
 /// As `ls -l` has it.
-pub(super) fn long(entries: &[DirEntry]) -> String {
+pub(super) fn long(entries: &[Named]) -> String {
     let mut table = Table::bare();
-    for DirEntry { name, info, .. } in entries {
+    for (name, info) in entries {
         let mut shown = printable(name.as_bytes());
         if let Some(target) = &info.link_target {
             shown = format!("{shown} -> {}", printable(target.as_os_str().as_bytes()));
@@ -42,9 +42,9 @@ pub(super) fn long(entries: &[DirEntry]) -> String {
 }
 
 /// All that is known about one file, a line each.
-pub(super) fn stat(path: &Path, info: &FileInfo) -> String {
+pub(super) fn stat(path: &OsStr, info: &FileInfo) -> String {
     let mut table = Table::bare();
-    table.row(["path".to_owned(), printable(path.as_os_str().as_bytes())]);
+    table.row(["path".to_owned(), printable(path.as_bytes())]);
     table.row(["type", type_name(info.file_type)]);
     table.row(["mode".to_owned(), format!("{:04o} {}", info.mode, permissions(full_mode(info)))]);
     table.row(["owner".to_owned(), format!("{}:{}", info.uid, info.gid)]);
@@ -93,7 +93,11 @@ fn type_name(file_type: FileType) -> &'static str {
         FileType::File => "file",
         FileType::Directory => "directory",
         FileType::Symlink => "symlink",
-        _ => "other",
+        FileType::Fifo => "fifo",
+        FileType::Socket => "socket",
+        FileType::CharDevice => "character device",
+        FileType::BlockDevice => "block device",
+        _ => "unknown",
     }
 }
 
@@ -102,6 +106,10 @@ fn full_mode(info: &FileInfo) -> u32 {
         FileType::File => 0o100_000,
         FileType::Directory => 0o040_000,
         FileType::Symlink => 0o120_000,
+        FileType::Fifo => 0o010_000,
+        FileType::Socket => 0o140_000,
+        FileType::CharDevice => 0o020_000,
+        FileType::BlockDevice => 0o060_000,
         _ => 0,
     };
     bits | info.mode
