@@ -309,12 +309,18 @@ impl ManagerInner {
                 let message = format!("image {text} is the base of vessel {}", user.id);
                 return Err(Error::conflict(message).with_remedy(format!("vesselrt rm {}", user.id)));
             }
+            if self.local_states()?.iter().any(|state| state.image.digest == digest) {
+                return Err(Error::conflict(format!(
+                    "image {text} is the base of a vessel of another storage"
+                )));
+            }
         }
         for reference in &going {
             self.content.untag(reference).map_err(failed)?;
         }
-        let keep: Vec<Digest> =
-            vessels.iter().filter_map(|vessel| Digest::parse(&vessel.base_image_digest).ok()).collect();
+        let bases = vessels.iter().map(|vessel| vessel.base_image_digest.clone());
+        let bases = bases.chain(self.local_states()?.into_iter().map(|state| state.image.digest));
+        let keep: Vec<Digest> = bases.filter_map(|digest| Digest::parse(&digest).ok()).collect();
         self.content.prune_blobs(&keep).map_err(failed)?;
         self.discard_unused_layers(&keep)
     }

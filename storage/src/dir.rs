@@ -1,6 +1,7 @@
 //! [`Dir`]: a directory descriptor, and the few safe things that are done under it.
 //!
-//! Names are single components; symbolic links are never followed; only regular files are read. Sources: open(2), rename(2), fsync(2).
+//! Names are single components; symbolic links are never followed; only regular files are read. Sources:
+//! open(2), rename(2), fsync(2).
 #![forbid(unsafe_code)]
 
 pub(crate) mod stage;
@@ -161,7 +162,8 @@ impl Dir {
         }
     }
 
-    /// The names in this directory, unordered, without `.` and `..`. Names that are not UTF-8 are not ours and left out.
+    /// The names in this directory, unordered, without `.` and `..`. Names that are not UTF-8 are not ours and
+    /// left out.
     pub(crate) fn names(&self) -> Result<Vec<String>> {
         let failed = |e: Errno| StorageError::io("list", &self.path, e);
         let mut names = Vec::new();

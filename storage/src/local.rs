@@ -5,7 +5,8 @@
 //! vessels/ID/snapshots/SID.tar[.zst|.gz]     snapshots; the suffix says what the content is
 //! images/REF.tar[.zst|.gz]                   base images, put there by hand; slashes of REF are directories
 //! ```
-//! Directories have mode 0700, files 0600. Files appear by rename (see [`crate::dir::stage`]), vessels disappear by rename.
+//! Directories have mode 0700, files 0600. Files appear by rename (staged, synced, renamed), vessels disappear
+//! by rename.
 #![forbid(unsafe_code)]
 
 mod names;
@@ -210,7 +211,8 @@ impl Shared {
         Ok(ids)
     }
 
-    /// Whether `id` has something called a manifest: a damaged one is listed, so that it is seen and can be deleted.
+    /// Whether `id` has something called a manifest: a damaged one is listed, so that it is seen and can be
+    /// deleted.
     fn has_manifest(&self, id: &str) -> Result<bool> {
         let found = match self.vessels.subdir(id) {
             Ok(Some(dir)) => dir.open_file(MANIFEST).map(|file| file.is_some()),

@@ -2,5 +2,8 @@
 #![forbid(unsafe_code)]
 
 mod hostile;
+mod interop;
 mod listing;
+mod merging;
+mod pipelines;
 mod roundtrip;
