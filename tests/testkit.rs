@@ -4,6 +4,7 @@
 pub(crate) mod canary;
 pub(crate) mod caps;
 pub(crate) mod commands;
+pub(crate) mod faulty;
 pub(crate) mod image;
 pub(crate) mod leftovers;
 pub(crate) mod random;
