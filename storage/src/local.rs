@@ -190,11 +190,12 @@ impl Shared {
         let trash = format!("{TRASH}{}", to_hex(&random_bytes::<8>()));
         if self.vessels.rename(id, &trash)? {
             self.vessels.sync()?;
+            self.vessels.remove_tree(&trash)?;
         }
-        // Also what an earlier delete could not finish.
         for name in self.vessels.names()? {
             if name.starts_with(TRASH) {
-                self.vessels.remove_tree(&name)?;
+                // What an earlier delete could not finish; it may be in the middle of it, too.
+                let _ = self.vessels.remove_tree(&name);
             }
         }
         Ok(())

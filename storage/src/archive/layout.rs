@@ -96,7 +96,9 @@ pub(super) fn import(import: &mut Import<'_>, layout: &dyn Layout) -> Result<Ima
     }
     store_document(import, &manifest.config, &config)?;
     store_document(import, &descriptor, &blob(import, layout, &descriptor)?)?;
-    import.store.tag(&reference, &descriptor)
+    // Not with the annotations of the source, which would fill up the index of the store.
+    let plain = Descriptor::new(descriptor.media_type, descriptor.digest, descriptor.size);
+    import.store.tag(&reference, &plain)
 }
 
 /// A bare tag is not the name of an image.

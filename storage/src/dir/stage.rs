@@ -92,7 +92,8 @@ pub(crate) fn replace(dir: &Dir, name: &str, bytes: &[u8]) -> Result<()> {
 pub(crate) fn sweep(dir: &Dir) -> Result<()> {
     for name in dir.names()? {
         if let Some(lock) = name.starts_with(PREFIX).then(|| abandoned(dir, &name)).flatten() {
-            dir.remove_file(&name)?;
+            // What cannot be removed must not keep anybody from saving.
+            let _ = dir.remove_file(&name);
             // Not before: whoever has just created the file waits for this lock, and then looks whether it is
             // still there.
             drop(lock);
