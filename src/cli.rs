@@ -104,6 +104,8 @@ enum Verb {
 
 /// Parses, runs, prints, and says how it went.
 pub(crate) fn main() -> ExitCode {
+    // What we make for ourselves is ours alone; what others are to see gets its mode explicitly.
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return not_parsed(&error),

@@ -157,8 +157,10 @@ fn rm_of_a_started_vessel_ends_its_processes() {
     let shell = Shell::new();
     let id = shell.vessel();
     shell.call(["start", &id]).succeeds();
-    shell.sh(&id, "sleep 1000 >/dev/null 2>&1 &");
+    let running = shell.exec(&id, ["sh", "-c", "echo up > up; exec sleep 1000"]).start();
+    shell.sh(&id, "while [ ! -e up ]; do sleep 0.05; done");
     shell.call(["rm", &id]).succeeds();
+    assert_ne!(running.wait().code, 0);
     shell.assert_idle();
 }
 

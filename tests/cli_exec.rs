@@ -109,7 +109,7 @@ fn a_file_or_directory_of_the_host_never_enters_as_a_descriptor() {
     call.through(&redirected).succeeds();
     let many = "exec 5</etc 6</ 7</etc/passwd 8</proc/self; LISTEN_FDS=5 LISTEN_PID=$$ exec \"$@\"";
     shell.call(["exec", &id, "--", "sh", "-c", script]).through(many).succeeds();
-    assert_eq!(shell.sh(&id, "ls; cat list"), "list\n0 1 2 3 \n");
+    assert_eq!(shell.sh(&id, "ls; cat list"), "list\n0 1 2 3 ");
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn arguments_reach_the_command_as_they_are() {
     assert_eq!(shell.exec(&id, ["printf", "%s"]).arg(bytes).succeeds().stdout, bytes.as_bytes());
     let name = OsStr::from_bytes(b"f\xff");
     shell.exec(&id, ["touch"]).arg(name).succeeds();
-    assert_eq!(shell.sh(&id, "ls f* | od -An -tx1").trim(), "66 ff 0a");
+    assert_eq!(shell.sh(&id, "printf '%s' f* | od -An -tx1").trim(), "66 ff");
     // Without `--` the command begins at its first word.
     assert_eq!(shell.call(["exec", &id, "echo", "-n", "--timeout"]).succeeds().text(), "--timeout");
     let long = "x".repeat(100_000);

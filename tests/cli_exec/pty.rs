@@ -117,12 +117,11 @@ fn what_is_typed_goes_inside_keys_and_all() {
     terminal.send(b"echo typed-$((40+2))\n");
     terminal.wait_for("typed-42");
     assert!(!terminal.is_cooked());
-    terminal.send(b"trap 'echo inter''rupted' INT; while :; do sleep 0.05; done\n");
+    terminal.send(b"trap 'echo inter''rupted; exit 6' INT; while :; do sleep 0.05; done\n");
     std::thread::sleep(Duration::from_millis(200));
     terminal.send(b"\x03");
     terminal.wait_for("interrupted");
-    terminal.send(b"\x1c");
-    terminal.end();
+    assert_eq!(terminal.end(), Some(6), "{}", terminal.text());
     assert!(terminal.is_cooked());
     shell.assert_idle();
 }

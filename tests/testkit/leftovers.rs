@@ -98,7 +98,7 @@ fn staged(root: &Path) -> Vec<PathBuf> {
         left.extend(entries(&root.join(dir)).into_iter().filter(names));
     }
     for dir in ["trash", "staging"] {
-        left.extend(entries(&root.join(dir)));
+        left.extend(entries(&root.join(dir)).into_iter().filter(|path| !path.ends_with(".lock")));
     }
     left
 }
