@@ -65,9 +65,15 @@ pub(crate) struct Store {
 impl Store {
     /// Opens the store at `root`, or makes one. `mapping` says what this user can have on this host.
     pub(crate) fn open(root: &Path, mapping: impl FnOnce() -> Result<IdMapping>) -> Result<Self> {
-        let failed = |e| Error::io(format!("failed to create the store {}", root.display()), e);
-        DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(failed)?;
+        let shown = root.display();
+        let failed = |e| Error::io(format!("failed to create the store {shown}"), e);
         let root = std::path::absolute(root).map_err(failed)?;
+        if root.to_str().is_none() {
+            // libcontainer reads the mount table as text, and the path of the store is in it.
+            let message = format!("the path of the store is not UTF-8: {}", root.display());
+            return Err(Error::invalid(message).with_remedy("use another directory: --root DIR"));
+        }
+        DirBuilder::new().recursive(true).mode(0o700).create(&root).map_err(failed)?;
         let root_fd = dirs::open_path(&root)?;
         check_owner(&root_fd, &root)?;
         // Two managers may make the same store at once.

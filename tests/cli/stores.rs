@@ -74,7 +74,14 @@ fn stores_have_any_path() {
     for name in [" space", "col:on", "com,ma", "back\\slash", "new\nline", "quo\"te'", "gr\u{fc}n", "lower=dir,x:y", &long] {
         works(&shell.beside(name), &tar);
     }
-    works(&shell.beside("").join(std::ffi::OsStr::from_bytes(b"\xff\xfe")), &tar);
+}
+
+#[test]
+fn a_store_path_that_is_not_text_is_refused() {
+    let shell = Shell::empty();
+    let root = shell.beside("").join(std::ffi::OsStr::from_bytes(b"\xff\xfe"));
+    vesselrt(&root).arg("ls").refused("invalid_argument");
+    assert!(!root.exists());
 }
 
 #[test]
