@@ -30,8 +30,8 @@ use clap::{Parser, Subcommand};
 
 use crate::demo;
 pub(crate) use context::Context;
-pub(crate) use failure::{Failure, Outcome};
 pub(crate) use exec::Interrupts;
+pub(crate) use failure::{Failure, Outcome};
 pub(crate) use progress::Progress;
 pub(crate) use tables::size as human_size;
 
@@ -151,7 +151,8 @@ fn not_parsed(error: &clap::Error) -> ExitCode {
         return output::rendered(error);
     }
     // Nothing was parsed: look for the flag as typed, before the command of somebody else begins.
-    let typed = std::env::args_os().skip(1).take_while(|arg| arg != "--").any(|arg| arg == OsStr::new("--json"));
+    let typed =
+        std::env::args_os().skip(1).take_while(|arg| arg != "--").any(|arg| arg == OsStr::new("--json"));
     if typed {
         return output::failed(true, &Failure::invalid(first_paragraph(&error.to_string())));
     }

@@ -91,10 +91,14 @@ async fn copy_in(vessel: &Vessel, origin: Origin, to: &Path, context: &Context) 
         Landing::As { dir, name } => (dir, Some(name)),
         Landing::Into(dir) => (dir, None),
     };
+    if there != There::Directory && !vessel.stat(&dir).await?.is_dir() {
+        return Err(Failure::invalid(format!("{} is not a directory", dir.display())));
+    }
     let progress = Progress::new(context, "copying in");
     let (packed, pack_end) = pipe_pair()?;
     let (changed, change_end) = pipe_pair()?;
-    let packing = spawn_blocking(move || origin.pack(stored.as_deref(), Counted::new(File::from(pack_end), progress)));
+    let packing =
+        spawn_blocking(move || origin.pack(stored.as_deref(), Counted::new(File::from(pack_end), progress)));
     let changing = spawn_blocking(move || {
         io::copy(&mut Rewritten::new(File::from(packed), Direction::In), &mut File::from(change_end))
     });
@@ -128,12 +132,17 @@ async fn copy_out(vessel: &Vessel, from: &Path, to: &Path, context: &Context) ->
     let landing = land(&source, to, host::there(to)?).map_err(Failure::invalid)?;
     match (info.file_type, landing) {
         (FileType::Directory, landing) => tree_out(vessel, from, &info, landing, context).await,
-        (FileType::File, Landing::As { dir, name }) => file_out(vessel, from, &Target::open(&dir)?, &name, context).await,
+        (FileType::File, Landing::As { dir, name }) => {
+            file_out(vessel, from, &Target::open(&dir)?, &name, context).await
+        }
         (FileType::Symlink, Landing::As { dir, name }) => {
             let text = info.link_target.clone().unwrap_or_default();
             Target::open(&dir)?.symlink(&name, &text, &info)
         }
-        _ => Err(Failure::invalid(format!("cannot copy {}: it is no file, directory or symlink", from.display()))),
+        _ => Err(Failure::invalid(format!(
+            "cannot copy {}: it is no file, directory or symlink",
+            from.display()
+        ))),
     }
 }
 
@@ -147,7 +156,8 @@ async fn file_out(vessel: &Vessel, from: &Path, target: &Target, name: &OsStr, c
     let mut chunk = vec![0; 256 << 10];
     loop {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        let read = file.read(&mut chunk).await.map_err(|e| Failure::io(format!("read {}", from.display()), e))?;
+        let read =
+            file.read(&mut chunk).await.map_err(|e| Failure::io(format!("read {}", from.display()), e))?;
         if read == 0 {
             writer.flush().await.map_err(|e| staged.failed("write", e))?;
             break;
@@ -159,7 +169,13 @@ async fn file_out(vessel: &Vessel, from: &Path, target: &Target, name: &OsStr, c
     staged.publish(name, &info)
 }
 
-async fn tree_out(vessel: &Vessel, from: &Path, info: &FileInfo, landing: Landing, context: &Context) -> Outcome {
+async fn tree_out(
+    vessel: &Vessel,
+    from: &Path,
+    info: &FileInfo,
+    landing: Landing,
+    context: &Context,
+) -> Outcome {
     let (dest, attributes) = match landing {
         Landing::As { dir, name } => (Target::open(&dir)?.directory(&name)?, Some(info.clone())),
         Landing::Into(dir) => (Target::open(&dir)?, None),

@@ -95,8 +95,10 @@ pub(super) async fn ls(_: &Ls, context: &Context) -> Outcome {
         vessels.push((manifest, status));
     }
     if context.json {
-        let values: Vec<Value> =
-            vessels.iter().map(|(manifest, status)| to_json(manifest, status.as_ref())).collect::<Outcome<_>>()?;
+        let values: Vec<Value> = vessels
+            .iter()
+            .map(|(manifest, status)| to_json(manifest, status.as_ref()))
+            .collect::<Outcome<_>>()?;
         return context.print_json(&values);
     }
     let now = OffsetDateTime::now_utc();

@@ -57,6 +57,14 @@ pub(super) struct Exec {
     command: Vec<OsString>,
 }
 
+#[cfg(test)]
+impl Exec {
+    /// The command as it was typed.
+    pub(super) fn command(&self) -> &[OsString] {
+        &self.command
+    }
+}
+
 /// Flags of a command that runs.
 #[derive(Debug, Args)]
 #[group(skip)]

@@ -66,9 +66,9 @@ impl Failure {
             Some(io::ErrorKind::NotFound) => ErrorKind::NotFound,
             Some(io::ErrorKind::AlreadyExists) => ErrorKind::AlreadyExists,
             Some(io::ErrorKind::PermissionDenied) => ErrorKind::PermissionDenied,
-            Some(io::ErrorKind::InvalidInput | io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory) => {
-                ErrorKind::InvalidArgument
-            }
+            Some(
+                io::ErrorKind::InvalidInput | io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory,
+            ) => ErrorKind::InvalidArgument,
             Some(
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::ReadOnlyFilesystem,
             ) => ErrorKind::Unavailable,

@@ -216,7 +216,9 @@ async fn ls(args: &Ls, context: &Context) -> Outcome {
     let path = args.path.as_deref().unwrap_or(Path::new(""));
     let entries = context.with_vessel(&args.id, async |vessel| listed(vessel, path).await).await?;
     match (context.json, args.long) {
-        (true, _) => context.print_json(&entries.iter().map(|(name, info)| show::json(name, info)).collect::<Vec<_>>()),
+        (true, _) => {
+            context.print_json(&entries.iter().map(|(name, info)| show::json(name, info)).collect::<Vec<_>>())
+        }
         (false, true) => context.print(&show::long(&entries)),
         (false, false) => context.print(&show::names(&entries)),
     }

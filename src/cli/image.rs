@@ -156,7 +156,10 @@ async fn inspect(args: &Which, context: &Context) -> Outcome {
     table.row(["reference".to_owned(), name(&image)]);
     table.row(["digest".to_owned(), image.manifest_digest.to_string()]);
     table.row(["config".to_owned(), image.config_digest.to_string()]);
-    table.row(["platform".to_owned(), safe(&format!("{}/{}", image.config.os(), image.config.architecture()))]);
+    table.row([
+        "platform".to_owned(),
+        safe(&format!("{}/{}", image.config.os(), image.config.architecture())),
+    ]);
     table.row(["size".to_owned(), size(image.size)]);
     table.row(["created".to_owned(), safe(image.created.as_deref().unwrap_or_default())]);
     table.row(["entrypoint".to_owned(), safe(&list(config.entrypoint()).join(" "))]);

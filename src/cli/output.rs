@@ -37,7 +37,9 @@ impl Context {
     /// A quiet one when nobody reads any more.
     pub(crate) fn print_bytes(&self, bytes: &[u8]) -> Outcome {
         let mut out = io::stdout().lock();
-        out.write_all(bytes).and_then(|()| out.flush()).map_err(|e| Failure::io("write to standard output", e))
+        out.write_all(bytes)
+            .and_then(|()| out.flush())
+            .map_err(|e| Failure::io("write to standard output", e))
     }
 
     /// Prints text as it is.

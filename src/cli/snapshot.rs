@@ -60,8 +60,9 @@ pub(super) async fn run(verb: Verb, context: &Context) -> Outcome {
 }
 
 async fn create(args: &Create, context: &Context) -> Outcome {
-    let snapshot =
-        context.with_vessel(&args.id, async |vessel| Ok(vessel.create_snapshot(&args.message).await?)).await?;
+    let snapshot = context
+        .with_vessel(&args.id, async |vessel| Ok(vessel.create_snapshot(&args.message).await?))
+        .await?;
     match context.json {
         true => context.print_json(&snapshot),
         false => context.print_line(&snapshot.id),

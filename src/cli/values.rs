@@ -76,7 +76,8 @@ pub(crate) fn env_file(content: &[u8]) -> Result<Vec<Variable>, String> {
         if line.is_empty() || line.starts_with(b"#") {
             continue;
         }
-        let variable = Variable::parse(OsStr::from_bytes(line)).map_err(|e| format!("line {}: {e}", number + 1))?;
+        let variable =
+            Variable::parse(OsStr::from_bytes(line)).map_err(|e| format!("line {}: {e}", number + 1))?;
         variables.push(variable);
     }
     Ok(variables)
@@ -170,12 +171,30 @@ mod tests {
 
     #[test]
     fn durations_have_units_and_are_not_nothing() {
-        for (text, millis) in
-            [("500ms", 500), ("30s", 30_000), ("30", 30_000), ("1m", 60_000), ("2h", 7_200_000), ("007s", 7_000)]
-        {
+        for (text, millis) in [
+            ("500ms", 500),
+            ("30s", 30_000),
+            ("30", 30_000),
+            ("1m", 60_000),
+            ("2h", 7_200_000),
+            ("007s", 7_000),
+        ] {
             assert_eq!(duration(text).unwrap(), Duration::from_millis(millis), "{text}");
         }
-        for text in ["", "s", "-1s", "1.5s", "1e3", "0s", "0", "1d", "1 s", "+1s", "99999999999999999999s", "6148914691236517206m"] {
+        for text in [
+            "",
+            "s",
+            "-1s",
+            "1.5s",
+            "1e3",
+            "0s",
+            "0",
+            "1d",
+            "1 s",
+            "+1s",
+            "99999999999999999999s",
+            "6148914691236517206m",
+        ] {
             assert!(duration(text).is_err(), "{text}");
         }
     }

@@ -165,7 +165,8 @@ impl<'a> Elf<'a> {
 
     /// The bytes up to the next NUL.
     fn string(&self, at: u64, what: &'static str) -> Result<OsString, ElfError> {
-        let tail = usize::try_from(at).ok().and_then(|at| self.file.get(at..)).ok_or(ElfError::Damaged(what))?;
+        let tail =
+            usize::try_from(at).ok().and_then(|at| self.file.get(at..)).ok_or(ElfError::Damaged(what))?;
         let end = tail.iter().take(MAX_STRING).position(|&b| b == 0).ok_or(ElfError::Damaged(what))?;
         Ok(OsString::from_vec(tail[..end].to_vec()))
     }

@@ -56,6 +56,9 @@ mod tests {
         fingerprint.write_all(b"bc").await.unwrap();
         let (bytes, hex) = fingerprint.finish();
         // FIPS 180-2, appendix B.1.
-        assert_eq!((bytes, hex.as_str()), (3, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"));
+        assert_eq!(
+            (bytes, hex.as_str()),
+            (3, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
+        );
     }
 }

@@ -77,7 +77,8 @@ impl Drop for Scratch {
 
 /// Directories that might take it, in order. Never the root directory, which is no place for it even where it is writable.
 fn candidates(store: &Path, temporary: Option<PathBuf>) -> Vec<PathBuf> {
-    let above = store.ancestors().skip(1).filter(|dir| dir.file_name().is_some_and(|name| name != OsStr::new("")));
+    let above =
+        store.ancestors().skip(1).filter(|dir| dir.file_name().is_some_and(|name| name != OsStr::new("")));
     let nearest = above.filter(|dir| dir.is_dir()).map(Path::to_owned);
     let temporary = temporary.filter(|dir| dir.is_absolute());
     temporary.into_iter().chain(nearest).chain([PathBuf::from("/tmp")]).collect()
@@ -104,7 +105,7 @@ mod tests {
         let closed = scratch.path().join("work");
         std::fs::create_dir(&closed).unwrap();
         std::fs::write(closed.join("f"), "x").unwrap();
-        std::fs::set_permissions(&closed, PermissionsExt::from_mode(0)).unwrap();
+        std::fs::set_permissions(&closed, PermissionsExt::from_mode(0o000)).unwrap();
         scratch.remove().unwrap();
         assert_eq!(std::fs::read_dir(above.path()).unwrap().count(), 0);
     }

@@ -76,9 +76,13 @@ impl<'a> Show<'a> {
         }
         let took = time(self.total);
         if kept {
-            self.context.print(&format!("\nEverything came back, in {took}. Look around:\n  vesselrt --root {store} ls\n"))
+            self.context.print(&format!(
+                "\nEverything came back, in {took}. Look around:\n  vesselrt --root {store} ls\n"
+            ))
         } else {
-            self.context.print(&format!("\nEverything came back, in {took}. The store is removed, nothing is left behind.\n"))
+            self.context.print(&format!(
+                "\nEverything came back, in {took}. The store is removed, nothing is left behind.\n"
+            ))
         }
     }
 }
@@ -107,7 +111,9 @@ mod tests {
 
     #[test]
     fn times_have_a_unit_that_fits() {
-        for (micros, shown) in [(0, "0 µs"), (999, "999 µs"), (1_250, "1.2 ms"), (45_600, "45 ms"), (1_234_567, "1.23 s")] {
+        for (micros, shown) in
+            [(0, "0 µs"), (999, "999 µs"), (1_250, "1.2 ms"), (45_600, "45 ms"), (1_234_567, "1.23 s")]
+        {
             assert_eq!(time(Duration::from_micros(micros)), shown);
         }
     }

@@ -6,17 +6,37 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
-use super::elf::{self, ElfError, Needs};
+use super::elf::{self, Needs};
 use crate::cli::{Failure, Outcome};
 
 /// Programs without which there is nothing to show.
 const REQUIRED: &[&str] = &["sh", "cat", "ls", "mkdir", "rm"];
 /// Programs that are taken if they are there.
 const OPTIONAL: &[&str] = &[
-    "cp", "date", "echo", "env", "false", "find", "grep", "head", "id", "mv", "sed", "seq", "sha256sum", "sleep", "sort",
-    "stat", "sync", "tail", "touch", "true", "uname", "wc",
+    "cp",
+    "date",
+    "echo",
+    "env",
+    "false",
+    "find",
+    "grep",
+    "head",
+    "id",
+    "mv",
+    "sed",
+    "seq",
+    "sha256sum",
+    "sleep",
+    "sort",
+    "stat",
+    "sync",
+    "tail",
+    "touch",
+    "true",
+    "uname",
+    "wc",
 ];
 /// The largest program or library that is taken, in bytes.
 const MAX_FILE: u64 = 256 << 20;
@@ -107,12 +127,14 @@ struct Collector {
 
 impl Collector {
     fn program(&mut self, name: &str) -> Outcome {
-        let path = find_program(name)
-            .ok_or_else(|| Failure::not_found(format!("this host has no program {name:?}")).remedy("use --image"))?;
+        let path = find_program(name).ok_or_else(|| {
+            Failure::not_found(format!("this host has no program {name:?}")).remedy("use --image")
+        })?;
         let failed = |e| Failure::io(format!("read {}", path.display()), e);
         let (real, content) = read(&path).map_err(failed)?;
-        let needs = elf::needs(&content)
-            .map_err(|e| Failure::invalid(format!("cannot use {}: {e}", path.display())).remedy("use --image"))?;
+        let needs = elf::needs(&content).map_err(|e| {
+            Failure::invalid(format!("cannot use {}: {e}", path.display())).remedy("use --image")
+        })?;
         self.place(Path::new("/usr/bin").join(name), &real, content, needs);
         self.tools.programs += 1;
         Ok(())
@@ -136,28 +158,30 @@ impl Collector {
     fn libraries(&mut self) -> Outcome {
         while let Some(taken) = self.queue.pop_front() {
             if let Some(loader) = &taken.needs.interpreter {
-                self.library(PathBuf::from(loader))?;
+                self.library(Path::new(loader))?;
             }
             for name in &taken.needs.libraries {
                 if self.found.insert((name.clone(), taken.abi)) {
                     let path = self.find_library(name, &taken).ok_or_else(|| {
-                        Failure::not_found(format!("this host has no library {}", name.display())).remedy("use --image")
+                        Failure::not_found(format!("this host has no library {}", name.display()))
+                            .remedy("use --image")
                     })?;
-                    self.library(path)?;
+                    self.library(&path)?;
                 }
             }
         }
         Ok(())
     }
 
-    fn library(&mut self, path: PathBuf) -> Outcome {
-        let at = in_usr(&path);
+    fn library(&mut self, path: &Path) -> Outcome {
+        let at = in_usr(path);
         if self.tools.files.contains_key(&at) || self.tools.links.contains_key(&at) {
             return Ok(());
         }
-        let (real, content) = read(&path).map_err(|e| Failure::io(format!("read {}", path.display()), e))?;
-        let needs = elf::needs(&content)
-            .map_err(|e| Failure::invalid(format!("cannot use {}: {e}", path.display())).remedy("use --image"))?;
+        let (real, content) = read(path).map_err(|e| Failure::io(format!("read {}", path.display()), e))?;
+        let needs = elf::needs(&content).map_err(|e| {
+            Failure::invalid(format!("cannot use {}: {e}", path.display())).remedy("use --image")
+        })?;
         self.place(at, &real, content, needs);
         self.tools.libraries += 1;
         Ok(())
@@ -169,7 +193,8 @@ impl Collector {
             return Some(PathBuf::from(name));
         }
         let own = by.needs.run_path.as_deref().map(|path| run_path(path, &by.origin)).unwrap_or_default();
-        let loader = by.needs.interpreter.as_deref().and_then(|loader| Path::new(loader).parent()).map(Path::to_owned);
+        let loader =
+            by.needs.interpreter.as_deref().and_then(|loader| Path::new(loader).parent()).map(Path::to_owned);
         own.iter()
             .chain(&self.search)
             .chain(&loader)
@@ -252,7 +277,7 @@ fn configured(path: &Path) -> Vec<PathBuf> {
 
 /// Where a path is on a system whose top-level directories are merged into `/usr`.
 fn in_usr(path: &Path) -> PathBuf {
-    let top = path.components().nth(1).map(|component| component.as_os_str());
+    let top = path.components().nth(1).map(Component::as_os_str);
     match (top, path.strip_prefix("/")) {
         (Some(top), Ok(rest)) if MERGED.iter().any(|merged| *merged == top) => Path::new("/usr").join(rest),
         _ => path.to_owned(),
@@ -266,12 +291,6 @@ pub(super) fn merged_links(tools: &Tools) -> Vec<(&'static str, String)> {
         tools.files.keys().chain(tools.links.keys()).any(|path| path.starts_with(&dir))
     };
     MERGED.iter().filter(|dir| exists(dir)).map(|dir| (*dir, format!("usr/{dir}"))).collect()
-}
-
-impl From<ElfError> for io::Error {
-    fn from(error: ElfError) -> Self {
-        io::Error::new(io::ErrorKind::InvalidData, error)
-    }
 }
 
 #[cfg(test)]

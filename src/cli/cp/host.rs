@@ -11,13 +11,14 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{
-    AtFlags, CWD, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, fchmod, futimens, mkdirat, openat, renameat,
-    symlinkat, unlinkat, utimensat,
+    AtFlags, CWD, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, fchmod, futimens, mkdirat, openat,
+    renameat, symlinkat, unlinkat, utimensat,
 };
 use rustix::rand::{GetRandomFlags, getrandom};
 use vesselrt::FileInfo;
 use vesselrt_runtime::layer::{
-    Dialect, IdPolicy, PackOptions, TreeFormat, UnpackError, UnpackOptions, Warnings, extract, pack, pack_entry,
+    Dialect, IdPolicy, PackOptions, TreeFormat, UnpackError, UnpackOptions, Warnings, extract, pack,
+    pack_entry,
 };
 
 use super::plan::{Source, There, is_content, last_name};
@@ -137,13 +138,21 @@ impl Target {
     }
 
     /// Extracts an archive here, and gives the directory itself these attributes.
-    pub(super) fn extract(&self, archive: impl Read, info: Option<&FileInfo>) -> Result<Vec<String>, NotExtracted> {
+    pub(super) fn extract(
+        &self,
+        archive: impl Read,
+        info: Option<&FileInfo>,
+    ) -> Result<Vec<String>, NotExtracted> {
         let options = UnpackOptions::new(Dialect::Plain, TreeFormat::Plain, IdPolicy::Ignore);
         let shown = self.path.display();
-        let report = extract(archive, self.fd.as_fd(), Path::new(""), &options).map_err(|e: UnpackError| {
-            let bad_archive = e.is_bad_archive() || e.io_error().is_some_and(is_truncation);
-            NotExtracted { failure: Failure::caused(format!("failed to copy to {shown}"), &e), bad_archive }
-        })?;
+        let report =
+            extract(archive, self.fd.as_fd(), Path::new(""), &options).map_err(|e: UnpackError| {
+                let bad_archive = e.is_bad_archive() || e.io_error().is_some_and(is_truncation);
+                NotExtracted {
+                    failure: Failure::caused(format!("failed to copy to {shown}"), &e),
+                    bad_archive,
+                }
+            })?;
         if let Some(info) = info {
             let set = fchmod(&self.fd, Mode::from_raw_mode(info.mode & HARMLESS_MODE))
                 .and_then(|()| futimens(&self.fd, &times(info.modified)));
@@ -158,7 +167,8 @@ impl Target {
     /// Puts a symlink here, instead of whatever file had the name.
     pub(super) fn symlink(&self, name: &OsStr, text: &Path, info: &FileInfo) -> Outcome {
         let staged = staging_name()?;
-        let failed = |e: rustix::io::Errno| Failure::io(format!("link {}", self.path.join(name).display()), e);
+        let failed =
+            |e: rustix::io::Errno| Failure::io(format!("link {}", self.path.join(name).display()), e);
         symlinkat(text, &self.fd, &staged).map_err(failed)?;
         let placed = utimensat(&self.fd, &staged, &times(info.modified), AtFlags::SYMLINK_NOFOLLOW)
             .and_then(|()| renameat(&self.fd, &staged, &self.fd, name));

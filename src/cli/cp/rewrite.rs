@@ -93,6 +93,9 @@ impl<R: Read> Rewritten<R> {
         }
         let mut body = Vec::new();
         (&mut self.inner).take(padded(size)?).read_to_end(&mut body)?;
+        if body.len() as u64 != padded(size)? {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
         let body = usize::try_from(size).ok().and_then(|size| body.get(..size));
         let kept = self.kept(body.ok_or(io::ErrorKind::UnexpectedEof)?)?;
         if kept.is_empty() {
@@ -112,7 +115,8 @@ impl<R: Read> Rewritten<R> {
             let (record, rest) = split_record(body)?;
             if record.key == b"size" {
                 let text = std::str::from_utf8(record.value).ok();
-                self.size = Some(text.and_then(|t| t.parse().ok()).ok_or_else(|| malformed("a size is no number"))?);
+                self.size =
+                    Some(text.and_then(|t| t.parse().ok()).ok_or_else(|| malformed("a size is no number"))?);
             }
             if travels(self.direction, record.key) {
                 kept.extend(record.whole);
@@ -136,6 +140,9 @@ impl<R: Read> Read for Rewritten<R> {
             if self.passing > 0 {
                 let room = usize::try_from(self.passing).unwrap_or(usize::MAX).min(buffer.len());
                 let read = self.inner.read(&mut buffer[..room])?;
+                if read == 0 {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
                 self.passing -= read as u64;
                 return Ok(read);
             }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use vesselrt::{ExecOptions, ExecResult, Running, Vessel};
 
 use super::interrupts::Interrupts;
+use super::streams::Trouble;
 use super::terminal::{self, Raw, Resizes};
 use super::{Prepared, streams};
 use crate::cli::{Failure, Outcome};
@@ -40,12 +41,13 @@ pub(crate) async fn drive(
 ) -> Outcome<Ended> {
     let &Prepared { interactive, terminal, .. } = prepared;
     let mut resizes = Resizes::new(terminal)?;
+    let trouble = Trouble::default();
     let options = match terminal {
         true => {
             let (rows, columns) = terminal::size();
-            streams::join_terminal(options.terminal(rows, columns))?
+            streams::join_terminal(options.terminal(rows, columns), &trouble)?
         }
-        false => streams::join(options, interactive)?,
+        false => streams::join(options, interactive, &trouble)?,
     };
     let mut running = tokio::select! {
         biased;
@@ -53,10 +55,18 @@ pub(crate) async fn drive(
         signal = interrupts.next() => return Ok(Ended::Interrupted(signal)),
     };
     let _raw = terminal.then(Raw::enter).transpose()?;
-    attend(&mut running, interrupts, &mut resizes).await.map(Ended::Command)
+    let ended = attend(&mut running, interrupts, &mut resizes).await;
+    match trouble.take() {
+        Some(failure) => Err(failure),
+        None => ended.map(Ended::Command),
+    }
 }
 
-async fn attend(running: &mut Running, interrupts: &mut Interrupts, resizes: &mut Resizes) -> Outcome<ExecResult> {
+async fn attend(
+    running: &mut Running,
+    interrupts: &mut Interrupts,
+    resizes: &mut Resizes,
+) -> Outcome<ExecResult> {
     loop {
         tokio::select! {
             ended = running.wait() => return Ok(ended?),

@@ -5,12 +5,72 @@
 //! else is handed over: pipes, sockets and `/dev/null`. Everything else is copied through a pipe.
 #![forbid(unsafe_code)]
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 
 use rustix::fs::{FileType, Stat, fstat, major, minor};
+use tokio::io::AsyncWrite;
 use vesselrt::ExecOptions;
 
 use crate::cli::{Failure, Outcome};
+
+const STDOUT: &str = "standard output";
+const STDERR: &str = "standard error";
+
+/// What went wrong with our own streams while a command wrote to them. The command sees a broken pipe and may say nothing of
+/// it: the disk that is full must be told by us.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Trouble(Arc<Mutex<Option<Failure>>>);
+
+impl Trouble {
+    fn watch(&self, file: tokio::fs::File, name: &'static str) -> Watched {
+        Watched { file, name, trouble: self.clone() }
+    }
+
+    /// The first failure that is worth telling.
+    pub(super) fn take(&self) -> Option<Failure> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take().filter(|failure| !failure.is_quiet())
+    }
+}
+
+/// A stream whose first failure is remembered.
+struct Watched {
+    file: tokio::fs::File,
+    name: &'static str,
+    trouble: Trouble,
+}
+
+impl Watched {
+    fn note<T>(&self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if let Poll::Ready(Err(e)) = &polled {
+            // The error itself goes on to the library.
+            let copy = e.raw_os_error().map_or_else(|| e.kind().into(), io::Error::from_raw_os_error);
+            let mut first = self.trouble.0.lock().unwrap_or_else(PoisonError::into_inner);
+            first.get_or_insert_with(|| Failure::io(format!("write to {}", self.name), copy));
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.file).poll_write(cx, data);
+        self.note(polled)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.file).poll_flush(cx);
+        self.note(polled)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.file).poll_shutdown(cx);
+        self.note(polled)
+    }
+}
 
 /// One of our streams as a command gets it.
 enum Way {
@@ -19,14 +79,14 @@ enum Way {
 }
 
 /// Joins the command with our streams; with its standard input only if asked to.
-pub(super) fn join(options: ExecOptions, interactive: bool) -> Outcome<ExecOptions> {
-    let options = match way(std::io::stdout().as_fd(), "standard output")? {
+pub(super) fn join(options: ExecOptions, interactive: bool, trouble: &Trouble) -> Outcome<ExecOptions> {
+    let options = match way(std::io::stdout().as_fd(), STDOUT)? {
         Way::HandOver(fd) => options.stdout_fd(fd),
-        Way::Copy(file) => options.stdout(file),
+        Way::Copy(file) => options.stdout(trouble.watch(file, STDOUT)),
     };
-    let options = match way(std::io::stderr().as_fd(), "standard error")? {
+    let options = match way(std::io::stderr().as_fd(), STDERR)? {
         Way::HandOver(fd) => options.stderr_fd(fd),
-        Way::Copy(file) => options.stderr(file),
+        Way::Copy(file) => options.stderr(trouble.watch(file, STDERR)),
     };
     if !interactive {
         return Ok(options);
@@ -38,10 +98,10 @@ pub(super) fn join(options: ExecOptions, interactive: bool) -> Outcome<ExecOptio
 }
 
 /// Joins the terminal of the command with our input and output: both are copied, whatever they are.
-pub(super) fn join_terminal(options: ExecOptions) -> Outcome<ExecOptions> {
+pub(super) fn join_terminal(options: ExecOptions, trouble: &Trouble) -> Outcome<ExecOptions> {
     let input = duplicate(std::io::stdin().as_fd(), "standard input")?;
-    let output = duplicate(std::io::stdout().as_fd(), "standard output")?;
-    Ok(options.stdin(into_file(input)).stdout(into_file(output)))
+    let output = into_file(duplicate(std::io::stdout().as_fd(), STDOUT)?);
+    Ok(options.stdin(into_file(input)).stdout(trouble.watch(output, STDOUT)))
 }
 
 fn way(fd: BorrowedFd<'_>, name: &str) -> Outcome<Way> {
@@ -74,6 +134,19 @@ mod tests {
 
     fn judged(fd: impl AsFd) -> bool {
         carries_bytes_only(&fstat(fd).unwrap())
+    }
+
+    #[tokio::test]
+    async fn the_first_failure_of_a_stream_is_remembered() {
+        use tokio::io::AsyncWriteExt;
+        let trouble = Trouble::default();
+        let full = tokio::fs::OpenOptions::new().write(true).open("/dev/full").await.unwrap();
+        let mut stream = trouble.watch(full, STDOUT);
+        let written = stream.write_all(b"x").await.and(stream.flush().await);
+        assert!(written.is_err());
+        let failure = trouble.take().unwrap();
+        assert!(failure.message().starts_with("failed to write to standard output: "), "{failure:?}");
+        assert!(trouble.take().is_none());
     }
 
     #[test]

@@ -35,8 +35,14 @@ fn program(wide: bool, little: bool) -> Vec<u8> {
             put(&mut file, at + field, word, value);
         }
     }
-    let entries =
-        [(DT_NEEDED, 12), (DT_RPATH, 29), (DT_NEEDED, 20), (DT_RUNPATH, 30), (DT_STRTAB, base + strings_at), (0, 0)];
+    let entries = [
+        (DT_NEEDED, 12),
+        (DT_RPATH, 29),
+        (DT_NEEDED, 20),
+        (DT_RUNPATH, 30),
+        (DT_STRTAB, base + strings_at),
+        (0, 0),
+    ];
     for (index, (tag, value)) in entries.into_iter().enumerate() {
         put(&mut file, dynamic_at as usize + index * 2 * word, word, tag);
         put(&mut file, dynamic_at as usize + index * 2 * word + word, word, value);

@@ -56,13 +56,20 @@ fn a_symlink_below_leads_the_way() {
     fs::create_dir_all(scratch.path("lower/var")).unwrap();
     fs::create_dir(scratch.path("lower/run")).unwrap();
     symlink("../../../run", scratch.path("lower/var/run")).unwrap();
-    let items = [Item::file("var/run/pid", "1"), Item::dir("var/run"), Item::file("var/run/own", "2")];
+    let items = [
+        Item::file("var/run/pid", "1"),
+        Item::file("var/run/d/pid", "1"),
+        Item::dir("var/run"),
+        Item::file("var/run/own", "2"),
+        Item::file("var/run/d/own", "2"),
+    ];
     let Some(result) = above(&scratch, &[&lower], &items) else { return };
     result.unwrap();
     assert_eq!(fs::read_to_string(scratch.path("dest/run/pid")).unwrap(), "1");
     // After the layer has made the name a directory of its own, that is where files go.
     assert_eq!(fs::read_to_string(scratch.path("dest/var/run/own")).unwrap(), "2");
-    assert!(!scratch.path("dest/run/own").exists());
+    assert_eq!(fs::read_to_string(scratch.path("dest/var/run/d/own")).unwrap(), "2");
+    assert!(!scratch.path("dest/run/own").exists() && !scratch.path("dest/run/d/own").exists());
 }
 
 #[test]
