@@ -37,7 +37,7 @@ async fn a_terminal_is_a_terminal(store: &Store) {
 
 async fn a_terminal_has_the_size_asked_for(store: &Store) {
     let (_manager, vessel) = store.vessel().await;
-    for (rows, cols) in [(24, 80), (1, 1), (55, 213)] {
+    for (rows, cols) in [(24, 80), (2, 3), (55, 213)] {
         let out = capture();
         let options = ExecOptions::new(["stty", "size"]).terminal(rows, cols).stdout(out.clone());
         assert!(vessel.exec(options).await.unwrap().success());

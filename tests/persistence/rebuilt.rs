@@ -25,7 +25,11 @@ tests!(
 /// Deletes all working copies: vessels and layers, not the images and not what the storage has.
 pub(crate) fn wipe(store: &Store) {
     for dir in ["vessels", "layers"] {
-        crate::testkit::store::remove(&store.root().join(dir)).unwrap();
+        leftovers::none_locked(&store.root().join(dir));
+        // Managers have the directories themselves open.
+        for path in leftovers::entries(&store.root().join(dir)) {
+            crate::testkit::store::remove(&path).unwrap();
+        }
     }
 }
 
@@ -33,7 +37,6 @@ pub(crate) fn wipe(store: &Store) {
 async fn through_the_archive(store: &Store, manager: &Manager, vessel: &Vessel) -> Vessel {
     vessel.create_snapshot("all of it").await.unwrap();
     vessel.close().await.unwrap();
-    leftovers::none_in_use(&store.root().join("vessels"));
     wipe(store);
     manager.open_vessel(vessel.id()).await.unwrap()
 }
@@ -189,15 +192,15 @@ async fn only_the_layers_are_rebuilt_when_only_they_are_gone(store: &Store) {
     vessel.create_snapshot("").await.unwrap();
     sh(&vessel, "echo 3 > c").await;
     vessel.close().await.unwrap();
-    crate::testkit::store::remove(&store.root().join("layers")).unwrap();
     drop(manager);
+    crate::testkit::store::remove(&store.root().join("layers")).unwrap();
     let manager = store.manager().await;
     let vessel = manager.open_vessel(vessel.id()).await.unwrap();
     assert_eq!(sh(&vessel, "cat a b c").await, "1\n2\n3\n", "also what was in no snapshot");
     vessel.close().await.unwrap();
     // Unpacked layers of images are working copies too.
-    crate::testkit::store::remove(&store.root().join("images/layers")).unwrap();
     drop(manager);
+    crate::testkit::store::remove(&store.root().join("images/layers")).unwrap();
     let manager = store.manager().await;
     let vessel = manager.open_vessel(vessel.id()).await.unwrap();
     assert_eq!(sh(&vessel, "cat a b c /srv/a; [ -e /etc/motd ] || echo gone").await, "1\n2\n3\na\ngone\n");

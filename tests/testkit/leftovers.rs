@@ -85,6 +85,11 @@ fn locked(vessels: &Path) -> Vec<String> {
     locks.filter(held).map(|path| format!("{path:?} is locked")).collect()
 }
 
+/// Waits until no shim holds the lock of a vessel in the directory `vessels`.
+pub(crate) fn none_locked(vessels: &Path) {
+    super::wait_until("no vessel is locked", || locked(vessels).is_empty());
+}
+
 /// Nothing half-made or half-removed is in the store at `root`.
 pub(crate) fn none_staged(root: &Path) {
     let left = staged(root);
@@ -98,7 +103,8 @@ fn staged(root: &Path) -> Vec<PathBuf> {
         left.extend(entries(&root.join(dir)).into_iter().filter(names));
     }
     for dir in ["trash", "staging"] {
-        left.extend(entries(&root.join(dir)).into_iter().filter(|path| !path.ends_with(".lock")));
+        let locks = |path: &PathBuf| path.file_name().is_some_and(|name| name == ".lock");
+        left.extend(entries(&root.join(dir)).into_iter().filter(|path| !locks(path)));
     }
     left
 }
