@@ -35,5 +35,5 @@ mod paths;
 mod persistence;
 // mod property;
 mod snapshots;
-// mod storage;
+mod storage;
 mod terminal;

@@ -2,11 +2,13 @@
 #![forbid(unsafe_code)]
 
 use std::collections::HashSet;
-use std::os::fd::AsFd;
+use std::io::{BufWriter, PipeWriter};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use vesselrt_runtime::layer::{self, Dialect, PackOptions, TreeFormat};
 use vesselrt_runtime::worker::Job;
 use vesselrt_storage::archive::{self, ArchiveKind, ImportLimits, ImportOptions};
 use vesselrt_storage::manifest::VesselManifest;
@@ -106,11 +108,24 @@ impl ManagerInner {
         let reference = import.reference.as_deref().map(parse_reference).transpose()?;
         blocking(move || {
             let _in_use = self.store.use_images()?;
+            let before = reference.as_ref().map(|name| self.content.resolve(name)).transpose();
+            let before = before.ok().flatten().flatten();
             let image = self.import_path(&import.path, reference, import.source, &mut *progress)?;
-            let warnings = self.unpack_image(&image, &mut *progress)?;
+            let unpacked = self.unpack_image(&image, &mut *progress);
+            let warnings = unpacked.inspect_err(|_| self.take_name_back(&image, before.as_ref()))?;
             Ok(ImportReport { image, warnings })
         })
         .await
+    }
+
+    /// An image whose layers cannot be unpacked is none: its name leads to what it led to before. The name is given back
+    /// as well as possible; the reason why it has to be counts.
+    fn take_name_back(&self, image: &ImageRecord, before: Option<&ImageRecord>) {
+        let Some(Ok(name)) = image.reference.as_deref().map(Reference::parse) else { return };
+        let _ = match before {
+            Some(before) => self.content.tag_digest(&name, &before.manifest_digest).map(|_| ()),
+            None => self.content.untag(&name).map(|_| ()),
+        };
     }
 
     fn import_path(
@@ -141,19 +156,35 @@ impl ManagerInner {
         archive::import(&self.content, path, &options, &mut tell).map_err(failed)
     }
 
-    /// A worker packs it, which sees the ids as they will be inside.
     fn import_directory(&self, path: &Path, reference: &Reference) -> Result<ImageRecord> {
         let failed = |e: std::io::Error| Error::io(format!("failed to import {}", path.display()), e);
         let tree = dirs::open_path(path)?;
-        let mut worker = self.launcher()?.worker()?;
         let (read, write) = std::io::pipe().map_err(failed)?;
-        let packer = std::thread::Builder::new()
-            .name("vesselrt-pack".into())
-            .spawn(move || worker.run(&Job::PackTree, &[tree.as_fd(), write.as_fd()], &mut |_| {}))
-            .map_err(failed)?;
+        let pack = self.packer(tree, write)?;
+        let packer = std::thread::Builder::new().name("vesselrt-pack".into()).spawn(pack).map_err(failed)?;
         let reader = Verified { read, packer: Some(packer) };
         archive::import_rootfs_stream(&self.content, reader, reference)
             .map_err(|e| Error::storage(format!("failed to import {}", path.display()), e))
+    }
+
+    /// What packs a directory of the host. A worker sees the ids of an ordinary user's files as they will be inside. Those
+    /// of real root's are right as they are, and a worker, which runs as somebody else then, may not read them.
+    fn packer(&self, tree: OwnedFd, out: PipeWriter) -> Result<impl FnOnce() -> Result<()> + Send + use<>> {
+        let worker = match rustix::process::geteuid().is_root() {
+            true => None,
+            false => Some(self.launcher()?.worker()?),
+        };
+        Ok(move || match worker {
+            Some(mut worker) => {
+                worker.run(&Job::PackTree, &[tree.as_fd(), out.as_fd()], &mut |_| {})?;
+                Ok(())
+            }
+            None => {
+                let options = PackOptions::new(Dialect::Oci, TreeFormat::Plain);
+                let packed = layer::pack(tree.as_fd(), BufWriter::new(out), &options);
+                packed.map(|_| ()).map_err(|e| Error::internal("failed to pack the directory").with_source(e))
+            }
+        })
     }
 
     /// The image called `text`: a reference or the digest of a manifest.
@@ -354,12 +385,12 @@ fn is_base(vessel: &VesselManifest, digest: &str, names: &[Reference]) -> bool {
 }
 
 /// A stream that ends well only if its writer did.
-struct Verified<T> {
+struct Verified {
     read: std::io::PipeReader,
-    packer: Option<std::thread::JoinHandle<Result<T, vesselrt_runtime::shim::client::CallError>>>,
+    packer: Option<std::thread::JoinHandle<Result<()>>>,
 }
 
-impl<T> std::io::Read for Verified<T> {
+impl std::io::Read for Verified {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let read = self.read.read(buffer)?;
         if read == 0
@@ -367,7 +398,7 @@ impl<T> std::io::Read for Verified<T> {
             && let Some(packer) = self.packer.take()
         {
             let packed = packer.join().map_err(|_| std::io::Error::other("the packing thread panicked"))?;
-            packed.map_err(|e| std::io::Error::from(Error::from(e)))?;
+            packed.map_err(std::io::Error::from)?;
         }
         Ok(read)
     }

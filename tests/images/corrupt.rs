@@ -10,17 +10,20 @@ use serde_json::{Value, json};
 use super::Archives;
 use crate::shell::Shell;
 use crate::testkit::canary::Canary;
-use crate::testkit::image::{Layer, base_tar, oci_layout, sha256};
+use crate::testkit::image::{Layer, base_layer, base_tar, oci_layout, sha256};
 use crate::testkit::{Cap, need};
 
-/// Every path of the store with the size of files.
+/// Every path of the store with the size of files, without locks, trash, and blobs that nothing refers to.
 fn inventory(shell: &Shell) -> BTreeSet<(PathBuf, u64)> {
     let mut found = BTreeSet::new();
     let mut left = vec![shell.root().to_path_buf()];
     while let Some(dir) = left.pop() {
         for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
             let meta = entry.path().symlink_metadata().unwrap();
-            if meta.is_dir() {
+            if entry.file_name().as_encoded_bytes().starts_with(b".lock") {
+                continue;
+            }
+            if meta.is_dir() && !entry.path().ends_with("trash") && !entry.path().ends_with("blobs/sha256") {
                 left.push(entry.path());
             }
             found.insert((entry.path(), if meta.is_file() { meta.len() } else { 0 }));
@@ -42,8 +45,10 @@ impl Original {
         let layout = shell.beside("original");
         let layers = [base_tar().to_vec(), Layer::new().file("srv/a", 0o644, 0, b"top").finish()];
         oci_layout(&layout, &layers, &json!({"Cmd": ["true"]}));
-        // What a first import makes is there before and after.
-        shell.import(&layout, "good");
+        // What a first import makes is there before and after. It has none of the blobs: what is here is not read again.
+        let good = shell.beside("good");
+        oci_layout(&good, &[base_layer().file("srv/good", 0o644, 0, b"good").finish()], &json!({}));
+        shell.import(&good, "good");
         let before = inventory(&shell);
         Self { shell, layout, before }
     }
@@ -176,7 +181,7 @@ fn rewrite(layout: &Path, change: impl FnOnce(&mut Value, &mut Value)) {
 
 type Lie = (&'static str, &'static [&'static str], fn(&mut Value, &mut Value));
 
-const LIES: [Lie; 16] = [
+const LIES: [Lie; 15] = [
     ("wrong diff_id", INTEGRITY, |_, c| c["rootfs"]["diff_ids"][0] = json!(format!("sha256:{}", "0".repeat(64)))),
     ("swapped diff_ids", INTEGRITY, |_, c| c["rootfs"]["diff_ids"].as_array_mut().unwrap().reverse()),
     ("a diff_id too few", WRONG, |_, c| drop(c["rootfs"]["diff_ids"].as_array_mut().unwrap().pop())),
@@ -190,9 +195,6 @@ const LIES: [Lie; 16] = [
     ("an unknown algorithm", WRONG, |m, _| m["layers"][0]["digest"] = json!(format!("md5:{}", "0".repeat(32)))),
     ("a digest without algorithm", WRONG, |m, _| m["layers"][0]["digest"] = json!("0".repeat(64))),
     ("layers and manifests", WRONG, |m, _| m["manifests"] = json!([])),
-    ("a layer that says gzip and is none", WRONG, |m, _| {
-        m["layers"][0]["mediaType"] = json!("application/vnd.oci.image.layer.v1.tar+gzip");
-    }),
     ("a layer of an unknown kind", WRONG, |m, _| m["layers"][0]["mediaType"] = json!("application/wasm")),
     ("another machine", WRONG, |_, c| c["architecture"] = json!("s390x")),
 ];
@@ -224,7 +226,8 @@ fn magic_words_of_other_engines_mean_nothing() {
     let shell = &original.shell;
     shell.import(&copy, "magic");
     let text = shell.call(["run", "--rm", "magic", "--", "sh", "-c", "cat /srv/a; grep -c . /proc/mounts; id -u"]).succeeds().text();
-    let plain = shell.call(["run", "--rm", "good", "--", "sh", "-c", "cat /srv/a; grep -c . /proc/mounts; id -u"]).succeeds().text();
+    shell.import(&original.layout, "plain");
+    let plain = shell.call(["run", "--rm", "plain", "--", "sh", "-c", "cat /srv/a; grep -c . /proc/mounts; id -u"]).succeeds().text();
     assert_eq!(text, plain);
 }
 
@@ -264,6 +267,7 @@ fn cut_root_file_systems_are_noticed() {
     let tar = base_tar();
     for (name, bytes) in [
         ("cut in data", tar[..tar.len() / 2].to_vec()),
+        ("cut between two entries", tar[..512 * 3].to_vec()),
         ("cut in a header", tar[..512 * 3 + 100].to_vec()),
         ("gzip cut", super::gzip(tar)[..1000].to_vec()),
         ("zstd cut", super::zstd(tar)[..1000].to_vec()),

@@ -37,7 +37,8 @@ const LIST: &str = r#"
             line="$line $(stat -c '%Y %s' "$path") $(sha256sum < "$path")"
             [ "$(stat -c %h "$path")" -gt 1 ] && echo "$(stat -c %i "$path") $path" >> "$TMP/inodes"
             line="$line $(getfattr -d -m '^user\.' -e hex "$path" 2>/dev/null | grep = | grep -v rootlesscontainers | tr '\n' ' ')"
-        else line="$line $(stat -c '%Y' "$path")"
+        else # umoci changes directories after it has set their times
+            [ -d "$path" ] || line="$line $(stat -c '%Y' "$path")"
             [ -d "$path" ] && line="$line $(getfattr -d -m '^user\.' -e hex "$path" 2>/dev/null | grep = | grep -v rootlesscontainers | tr '\n' ' ')"
         fi
         echo "$path $line"
@@ -95,6 +96,9 @@ fn layers_become_the_tree_that_umoci_unpacks() {
     let id = shell.call(["create", "three"]).succeeds().line();
     let flags = ["-w", "/", "-e", "TMP=/tmp", "-e", &format!("IDS={ids}")];
     let ours = shell.call(["exec", "--ephemeral"]).args(flags).args([&id, "--", "sh", "-c", LIST]).succeeds().text();
+    // The tools' libraries come without entries for their directories: the time of those is anybody's choice.
+    let known = |text: &str| text.lines().filter(|line| !line.starts_with("./lib")).map(|line| format!("{line}\n")).collect::<String>();
+    let (expected, ours) = (known(&expected), known(&ours));
     let difference = |a: &str, b: &str| a.lines().filter(|&l| !b.lines().any(|m| m == l)).map(str::to_owned).collect::<Vec<_>>();
     assert_eq!((difference(&expected, &ours), difference(&ours, &expected)), (vec![], vec![]));
     assert_eq!(expected, ours);

@@ -49,6 +49,8 @@ pub(super) struct Command {
     pub(super) status: Option<ExitStatus>,
     /// Whether the client knows that it runs.
     pub(super) started: bool,
+    /// Why it never ran, to be told when its container has ended.
+    pub(super) refusal: Option<Fault>,
     /// What it is, for messages.
     pub(super) name: String,
     scratch: Option<Scratch>,
@@ -77,7 +79,7 @@ impl Command {
         })?;
         let name = request.argv.first().map(|a| a.escape_ascii().to_string()).unwrap_or_default();
         let control = Some(control);
-        Ok(Self { client: None, control, pidfd, pid, status: None, started: false, name, scratch, container })
+        Ok(Self { client: None, control, pidfd, pid, status: None, started: false, refusal: None, name, scratch, container })
     }
 
     /// Kills everything in the container. Its end is told by the pidfd.

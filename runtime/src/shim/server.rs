@@ -247,13 +247,8 @@ impl Server {
                     self.reply(client, &Reply::Started, &fds);
                 }
             }
-            Ok(Some((FromInit::NotStarted(fault), _))) => {
-                command.client = None;
-                if let Some(client) = client {
-                    self.idle(client);
-                    self.fail(client, fault);
-                }
-            }
+            // Told at its end: whoever is told may go on as if it had never been.
+            Ok(Some((FromInit::NotStarted(fault), _))) => command.refusal = Some(fault),
             Ok(Some((FromInit::Exited(status), _))) => command.status = Some(status),
             Ok(None) | Err(_) => command.control = None,
         }
@@ -271,16 +266,17 @@ impl Server {
         while self.commands.get(&id).is_some_and(|c| c.control.is_some()) {
             self.hear_init(id);
         }
-        let Some(command) = self.commands.remove(&id) else { return };
+        let Some(mut command) = self.commands.remove(&id) else { return };
         reap(command.pid);
         if let Some(client) = command.client {
             self.idle(client);
-            match (command.started, command.status) {
-                (true, status) => {
+            match (command.started, command.refusal.take()) {
+                (true, _) => {
                     let killed = ExitStatus::Signal(rustix::process::Signal::KILL.as_raw());
-                    self.reply(client, &Reply::Exited(status.unwrap_or(killed)), &[]);
+                    self.reply(client, &Reply::Exited(command.status.unwrap_or(killed)), &[]);
                 }
-                (false, _) => self.fail(
+                (false, Some(fault)) => self.fail(client, fault),
+                (false, None) => self.fail(
                     client,
                     Fault::new(FaultKind::Internal, "the container ended before its command began"),
                 ),
