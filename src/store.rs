@@ -195,7 +195,8 @@ fn check_version(fd: &OwnedFd, root: &Path) -> Result<()> {
 
 /// What is in a directory that everybody can write may be anybody's: a snapshot of theirs would be restored as ours.
 fn refuse_if_open_to_all(fd: &OwnedFd, root: &Path) -> Result<()> {
-    let stat = rustix::fs::fstat(fd).map_err(|e| Error::io(format!("failed to stat {}", root.display()), e))?;
+    let stat =
+        rustix::fs::fstat(fd).map_err(|e| Error::io(format!("failed to stat {}", root.display()), e))?;
     if stat.st_mode & 0o002 == 0 || dirs::names(fd.as_fd())?.is_empty() {
         return Ok(());
     }

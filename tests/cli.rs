@@ -41,7 +41,9 @@ fn help_and_version_need_no_store_and_make_none() {
 #[test]
 fn what_cannot_be_parsed_is_an_error_of_ours() {
     let bin = || Call::new(testkit::bin());
-    for args in [vec![], vec!["fly"], vec!["create"], vec!["exec", "id"], vec!["stop"], vec!["snapshot", "ls"]] {
+    for args in
+        [vec![], vec!["fly"], vec!["create"], vec!["exec", "id"], vec!["stop"], vec!["snapshot", "ls"]]
+    {
         let done = bin().args(&args).exits(125);
         assert!(done.stdout.is_empty() && !done.stderr.is_empty(), "{done:?}");
         if !args.is_empty() {
@@ -55,7 +57,8 @@ fn what_cannot_be_parsed_is_an_error_of_ours() {
 fn image_import_prints_the_reference_and_image_verbs_show_it() {
     let shell = Shell::empty();
     let tar = shell.base_tar();
-    let reference = shell.call(["image", "import"]).arg(&tar).args(["--ref", "tools/box:1"]).succeeds().line();
+    let reference =
+        shell.call(["image", "import"]).arg(&tar).args(["--ref", "tools/box:1"]).succeeds().line();
     assert_eq!(reference, "docker.io/tools/box:1");
     let list = shell.call(["image", "ls"]).succeeds().text();
     assert!(list.contains("tools/box:1"), "{list}");
@@ -95,7 +98,8 @@ fn create_prints_the_id_alone() {
 fn ls_and_inspect_show_manifests_with_their_stored_names() {
     let shell = Shell::new();
     assert_eq!(shell.call(["ls"]).in_json().succeeds().json(), serde_json::json!([]));
-    let create = ["create", BASE, "--id", "one", "--workdir", "/w", "--label", "team=red", "--label", "k=a=b"];
+    let create =
+        ["create", BASE, "--id", "one", "--workdir", "/w", "--label", "team=red", "--label", "k=a=b"];
     shell.call(create).succeeds();
     let list = shell.call(["ls"]).in_json().succeeds().json();
     let shown = shell.call(["inspect", "one"]).in_json().succeeds().json();
@@ -185,7 +189,10 @@ fn unknown_things_are_named_in_the_error() {
         assert!(error["message"].as_str().unwrap().contains("unknown"), "{args:?}: {error}");
     }
     let snapshot = shell.call(["snapshot", "restore", &id, "0123456789abcdef"]).refused("not_found");
-    assert!(snapshot["message"].as_str().unwrap().contains("snapshot not found: 0123456789abcdef"), "{snapshot}");
+    assert!(
+        snapshot["message"].as_str().unwrap().contains("snapshot not found: 0123456789abcdef"),
+        "{snapshot}"
+    );
 }
 
 #[test]
@@ -193,7 +200,23 @@ fn invalid_ids_are_refused_by_every_verb_and_touch_nothing() {
     let shell = Shell::new();
     let canary = Canary::new(shell.store());
     let long = "a".repeat(65);
-    let ids = ["../canary", "..", ".", "", &long, "a/b", "A", "ä", "a\nb", "a b", "/etc", "a..b", "-x", "%2e%2e", "a:b"];
+    let ids = [
+        "../canary",
+        "..",
+        ".",
+        "",
+        &long,
+        "a/b",
+        "A",
+        "ä",
+        "a\nb",
+        "a b",
+        "/etc",
+        "a..b",
+        "-x",
+        "%2e%2e",
+        "a:b",
+    ];
     for id in ids {
         for args in [
             vec!["create", BASE, "--id", id],
@@ -220,7 +243,20 @@ fn invalid_ids_are_refused_by_every_verb_and_touch_nothing() {
 fn invalid_references_are_refused() {
     let shell = Shell::new();
     let tar = shell.base_tar();
-    for reference in ["", "Upper:t", "a/../b", "../b", "a//b", " a", "a\n", "-a", "http://a/b", "a?x", "user:pw@host/r", "a:.."] {
+    for reference in [
+        "",
+        "Upper:t",
+        "a/../b",
+        "../b",
+        "a//b",
+        " a",
+        "a\n",
+        "-a",
+        "http://a/b",
+        "a?x",
+        "user:pw@host/r",
+        "a:..",
+    ] {
         let import = shell.call(["image", "import"]).arg(&tar).arg(format!("--ref={reference}"));
         import.refused("invalid_argument");
         shell.call(["create", "--", reference]).refused("invalid_argument");
@@ -266,7 +302,9 @@ fn a_reader_that_leaves_is_no_error() {
     let shell = Shell::new();
     let id = shell.vessel();
     shell.sh(&id, "seq 1 200000 > big; mkdir many; cd many; seq 1 3000 | while read n; do : > file-with-a-long-name-$n; done");
-    for args in [vec!["fs", "cat", &id, "big"], vec!["fs", "ls", &id, "many"], vec!["exec", &id, "--", "cat", "big"]] {
+    for args in
+        [vec!["fs", "cat", &id, "big"], vec!["fs", "ls", &id, "many"], vec!["exec", &id, "--", "cat", "big"]]
+    {
         let done = shell.call(&args).through("set +e; \"$@\" | head -n 1").run();
         assert_eq!(done.text().lines().count(), 1, "{done:?}");
         assert!(done.stderr.is_empty(), "{done:?}");
@@ -289,7 +327,10 @@ fn output_that_cannot_be_written_is_an_error_and_no_panic() {
 fn closed_standard_streams_harm_nothing() {
     let shell = Shell::new();
     let id = shell.vessel();
-    shell.exec(&id, ["sh", "-c", "echo x > a; ls /proc/self/fd > fds"]).through("\"$@\" <&- >&- 2>&-").succeeds();
+    shell
+        .exec(&id, ["sh", "-c", "echo x > a; ls /proc/self/fd > fds"])
+        .through("\"$@\" <&- >&- 2>&-")
+        .succeeds();
     assert_eq!(shell.sh(&id, "cat a"), "x\n");
     let fds = shell.sh(&id, "cat fds");
     assert!(fds.starts_with("0\n1\n2\n"), "{fds}");

@@ -74,7 +74,10 @@ fn a_tree_goes_in_and_comes_out_the_same() {
     let back = shell.beside("back");
     shell.call(["cp"]).arg(format!("{id}:/work/tree")).arg(&back).succeeds();
     assert_eq!(listing(&back), listing(&source));
-    assert_eq!(fs::metadata(back.join("run")).unwrap().ino(), fs::metadata(back.join("run-too")).unwrap().ino());
+    assert_eq!(
+        fs::metadata(back.join("run")).unwrap().ino(),
+        fs::metadata(back.join("run-too")).unwrap().ino()
+    );
     let snapshot = shell.call(["snapshot", "create", &id]).succeeds().line();
     shell.sh(&id, "rm -rf tree");
     shell.call(["snapshot", "restore", &id, &snapshot]).succeeds();
@@ -102,7 +105,16 @@ fn where_things_land() {
     assert_eq!(into(&dir.join("."), "/work/contents"), 0);
     assert_eq!(into(&dir, "/work/contents"), 0);
     let found = shell.sh(&id, "find /work /tmp -type f | sort");
-    let expected = ["/tmp/file", "/work/contents/dir/f", "/work/contents/f", "/work/dir/f", "/work/file", "/work/new/f", "/work/relative", "/work/renamed"];
+    let expected = [
+        "/tmp/file",
+        "/work/contents/dir/f",
+        "/work/contents/f",
+        "/work/dir/f",
+        "/work/file",
+        "/work/new/f",
+        "/work/relative",
+        "/work/renamed",
+    ];
     assert_eq!(found.lines().collect::<Vec<_>>(), expected);
     assert_eq!(into(&file, "/no/such/dir/"), 125);
     assert_eq!(into(&dir, "/work/file"), 125);
@@ -122,7 +134,14 @@ fn where_things_land_outside() {
     assert_eq!(from("/work/d", &out), 0);
     assert_eq!(from("d", &out.join("new")), 0);
     assert_eq!(from("d/.", &out.join("e")), 0);
-    for (path, content) in [("f", "f\n"), ("renamed", "f\n"), ("d/e/g", "g\n"), ("new/e/g", "g\n"), ("e/f", "f\n"), ("e/e/g", "g\n")] {
+    for (path, content) in [
+        ("f", "f\n"),
+        ("renamed", "f\n"),
+        ("d/e/g", "g\n"),
+        ("new/e/g", "g\n"),
+        ("e/f", "f\n"),
+        ("e/e/g", "g\n"),
+    ] {
         assert_eq!(fs::read_to_string(out.join(path)).unwrap(), content, "{path}");
     }
     assert_eq!(from("missing", &out), 125);
@@ -140,7 +159,10 @@ fn a_copy_replaces_files_and_merges_directories() {
     shell.sh(&id, "mkdir d; echo vessel > d/both; echo only > d/only; ln -s /etc/motd d/link");
     fs::write(dir.join("link"), "a file now").unwrap();
     shell.call(["cp"]).arg(&dir).arg(format!("{id}:/work")).succeeds();
-    assert_eq!(shell.sh(&id, "cat d/both; echo; cat d/only; cat d/link; echo; cat /etc/motd"), "host\nonly\na file now\nthe base image\n");
+    assert_eq!(
+        shell.sh(&id, "cat d/both; echo; cat d/only; cat d/link; echo; cat /etc/motd"),
+        "host\nonly\na file now\nthe base image\n"
+    );
 }
 
 #[test]
@@ -170,7 +192,10 @@ fn a_copy_in_follows_links_of_the_vessel_inside_it() {
     let canary = Canary::new(shell.store());
     let victim = canary.victim();
     let shown = victim.to_str().unwrap();
-    shell.sh(&id, &format!("ln -s {shown} out; ln -s /proc/self/root/etc proc; ln -s ../../../../../../etc/motd motd"));
+    shell.sh(
+        &id,
+        &format!("ln -s {shown} out; ln -s /proc/self/root/etc proc; ln -s ../../../../../../etc/motd motd"),
+    );
     let file = shell.file("hello", b"changed");
     for target in ["out/hello", "out/", "out", "proc/hello", "motd"] {
         shell.call(["cp"]).arg(&file).arg(format!("{id}:{target}")).run();
@@ -187,7 +212,10 @@ fn devices_and_sockets_are_not_copied_out() {
     let out = shell.beside("out");
     shell.call(["cp"]).arg(format!("{id}:d")).arg(&out).run();
     assert_eq!(fs::read(out.join("f")).unwrap(), b"x\n");
-    assert!(shell.call(["cp"]).arg(format!("{id}:/dev/zero")).arg(shell.beside("zero")).run().code != 0 || !shell.beside("zero").is_file());
+    assert!(
+        shell.call(["cp"]).arg(format!("{id}:/dev/zero")).arg(shell.beside("zero")).run().code != 0
+            || !shell.beside("zero").is_file()
+    );
 }
 
 #[test]
@@ -212,7 +240,10 @@ fn many_files_are_copied() {
     }
     fs::write(dir.join("big"), vec![7; 20 << 20]).unwrap();
     shell.call(["cp"]).arg(&dir).arg(format!("{id}:/work/")).succeeds();
-    assert_eq!(shell.sh(&id, "find many -type f | wc -l; cat many/d7/f2467; echo; stat -c %s many/big"), "3001\n2467\n20971520\n");
+    assert_eq!(
+        shell.sh(&id, "find many -type f | wc -l; cat many/d7/f2467; echo; stat -c %s many/big"),
+        "3001\n2467\n20971520\n"
+    );
     let back = shell.beside("back");
     shell.call(["cp"]).arg(format!("{id}:many")).arg(&back).succeeds();
     assert_eq!(listing(&back), listing(&dir));

@@ -28,7 +28,10 @@ fn the_exit_code_is_the_commands_own() {
 fn exit_codes_tell_what_kept_a_command_from_ending_by_itself() {
     let shell = Shell::new();
     let id = shell.vessel();
-    shell.sh(&id, "echo 'not a program' > data; printf '#!/nowhere/sh\\n' > script; chmod 755 script; mkdir dir");
+    shell.sh(
+        &id,
+        "echo 'not a program' > data; printf '#!/nowhere/sh\\n' > script; chmod 755 script; mkdir dir",
+    );
     shell.exec(&id, ["no-such-command"]).exits(127);
     shell.exec(&id, ["/bin/no-such-command"]).exits(127);
     shell.exec(&id, ["./script"]).exits(127);
@@ -92,7 +95,8 @@ fn standard_input_is_passed_on_only_when_asked_for() {
     assert_eq!(counted.text().trim(), (3 << 20).to_string());
     let file = File::open(shell.file("input", b"from a file\n")).unwrap();
     assert_eq!(shell.call(["exec", "-i", &id, "--", "cat"]).stdin(file).succeeds().text(), "from a file\n");
-    let early = shell.call(["exec", "-i", &id, "--", "head", "-c", "1"]).input(vec![b'y'; 5 << 20]).succeeds();
+    let early =
+        shell.call(["exec", "-i", &id, "--", "head", "-c", "1"]).input(vec![b'y'; 5 << 20]).succeeds();
     assert_eq!(early.text(), "y");
 }
 
@@ -134,14 +138,32 @@ fn arguments_reach_the_command_as_they_are() {
 fn the_environment_is_the_images_and_what_was_asked_for() {
     let shell = Shell::new();
     let id = shell.vessel();
-    let plain = shell.exec(&id, ["env"]).env("SECRET_OF_THE_HOST", "x").env("LD_PRELOAD", "").succeeds().text();
+    let plain =
+        shell.exec(&id, ["env"]).env("SECRET_OF_THE_HOST", "x").env("LD_PRELOAD", "").succeeds().text();
     assert!(!plain.contains("SECRET_OF_THE_HOST"), "{plain}");
     assert!(plain.contains("PATH="), "{plain}");
     let file = shell.file("env", b"# comment\n\nFROM_FILE=file\nBOTH=file\nINHERITED\n");
-    let flags = ["-e", "A=1", "-e", "EMPTY=", "-e", "HOST", "-e", "NOT_SET", "-e", "A=2", "-e", "BOTH=flag", "-e", "L=a\nb=c"];
+    let flags = [
+        "-e",
+        "A=1",
+        "-e",
+        "EMPTY=",
+        "-e",
+        "HOST",
+        "-e",
+        "NOT_SET",
+        "-e",
+        "A=2",
+        "-e",
+        "BOTH=flag",
+        "-e",
+        "L=a\nb=c",
+    ];
     let call = shell.call(["exec", &id, "--env-file"]).arg(&file).args(flags).args(["--", "env"]);
     let text = call.env("HOST", "from here").env("INHERITED", "too").without_env("NOT_SET").succeeds().text();
-    for line in ["A=2", "EMPTY=", "HOST=from here", "FROM_FILE=file", "BOTH=flag", "INHERITED=too", "L=a", "b=c"] {
+    for line in
+        ["A=2", "EMPTY=", "HOST=from here", "FROM_FILE=file", "BOTH=flag", "INHERITED=too", "L=a", "b=c"]
+    {
         assert!(text.lines().any(|found| found == line), "no {line:?} in {text}");
     }
     assert!(!text.contains("NOT_SET") && !text.contains("A=1"), "{text}");
@@ -153,7 +175,9 @@ fn the_environment_is_the_images_and_what_was_asked_for() {
 fn a_library_to_preload_is_for_the_command_alone() {
     let shell = Shell::new();
     let id = shell.vessel();
-    let done = shell.call(["exec", &id, "-e", "LD_PRELOAD=/evil.so", "--", "sh", "-c", "echo $LD_PRELOAD"]).succeeds();
+    let done = shell
+        .call(["exec", &id, "-e", "LD_PRELOAD=/evil.so", "--", "sh", "-c", "echo $LD_PRELOAD"])
+        .succeeds();
     assert_eq!((done.text().as_str(), done.complaint().as_str()), ("/evil.so\n", ""));
 }
 
@@ -176,7 +200,8 @@ fn a_working_directory_cannot_be_a_descriptor_of_ours() {
     let shell = Shell::new();
     let id = shell.vessel();
     for fd in 3..20 {
-        let call = shell.call(["exec", "-w", &format!("/proc/self/fd/{fd}"), &id, "--", "sh", "-c", "pwd; ls /"]);
+        let call =
+            shell.call(["exec", "-w", &format!("/proc/self/fd/{fd}"), &id, "--", "sh", "-c", "pwd; ls /"]);
         let done = call.through("exec 5</etc 6</ 7</root; exec \"$@\"").run();
         assert_ne!(done.code, 0, "{done:?}");
     }
@@ -193,14 +218,34 @@ fn users_are_names_or_numbers() {
     }
     let shell = Shell::new();
     let id = shell.vessel();
-    let ids = |user: &str| shell.call(["exec", "-u", user, &id, "--", "sh", "-c", "echo $(id -u) $(id -g)"]).run();
-    for (user, expected) in
-        [("root", "0 0\n"), ("user", "1000 1000\n"), ("1000", "1000 1000\n"), ("1000:0", "1000 0\n"), ("user:root", "1000 0\n"), ("0:user", "0 1000\n"), ("12345:54321", "12345 54321\n")]
-    {
+    let ids =
+        |user: &str| shell.call(["exec", "-u", user, &id, "--", "sh", "-c", "echo $(id -u) $(id -g)"]).run();
+    for (user, expected) in [
+        ("root", "0 0\n"),
+        ("user", "1000 1000\n"),
+        ("1000", "1000 1000\n"),
+        ("1000:0", "1000 0\n"),
+        ("user:root", "1000 0\n"),
+        ("0:user", "0 1000\n"),
+        ("12345:54321", "12345 54321\n"),
+    ] {
         let done = ids(user);
         assert_eq!((done.code, done.text().as_str()), (0, expected), "{user}: {done:?}");
     }
-    for user in ["nobody-here", "user:nogroup-here", "-1", "4294967295", "4294967296", "2147483648", "99999999999", "0x0", "root:", " 0", "1000:0:0", "user\n"] {
+    for user in [
+        "nobody-here",
+        "user:nogroup-here",
+        "-1",
+        "4294967295",
+        "4294967296",
+        "2147483648",
+        "99999999999",
+        "0x0",
+        "root:",
+        " 0",
+        "1000:0:0",
+        "user\n",
+    ] {
         let done = ids(user);
         assert_eq!(done.code, 125, "{user:?}: {done:?}");
     }
@@ -231,7 +276,8 @@ fn run_makes_a_vessel_and_rm_removes_it() {
     shell.call(["run", "--rm", "-u", "nobody-here", BASE, "--", "true"]).exits(125);
     shell.call(["run", "--rm", "unknown/image", "--", "true"]).exits(125);
     assert_eq!(ids(), 0);
-    let kept = shell.call(["run", "--id", "kept", BASE, "--", "sh", "-c", "echo stays > /f; exit 4"]).exits(4);
+    let kept =
+        shell.call(["run", "--id", "kept", BASE, "--", "sh", "-c", "echo stays > /f; exit 4"]).exits(4);
     assert!(kept.stdout.is_empty(), "{kept:?}");
     assert_eq!(shell.exec("kept", ["cat", "/f"]).succeeds().text(), "stays\n");
     assert_eq!(ids(), 1);
@@ -252,10 +298,16 @@ fn run_without_a_command_runs_the_images_own_as_the_image_says() {
     oci_layout(&layout, &[base_tar().to_vec()], &config);
     shell.import(&layout, "own/command");
     assert_eq!(shell.call(["run", "--rm", "own/command"]).succeeds().text(), "one two hello 1000 /srv/sub\n");
-    let given = shell.call(["run", "--rm", "-e", "GREETING=bye", "own/command", "--", "sh", "-c", "echo $GREETING"]);
+    let given =
+        shell.call(["run", "--rm", "-e", "GREETING=bye", "own/command", "--", "sh", "-c", "echo $GREETING"]);
     assert_eq!(given.succeeds().text(), "bye\n");
     let plain = Shell::new();
-    assert!(plain.call(["run", "--rm", BASE]).refused("invalid_argument")["message"].as_str().unwrap().contains("command"));
+    assert!(
+        plain.call(["run", "--rm", BASE]).refused("invalid_argument")["message"]
+            .as_str()
+            .unwrap()
+            .contains("command")
+    );
     assert_eq!(plain.call(["ls"]).in_json().succeeds().json(), json!([]));
 }
 
@@ -278,7 +330,9 @@ fn a_timeout_in_a_started_vessel_spares_the_others() {
     let shell = Shell::new();
     let id = shell.vessel();
     shell.call(["start", &id]).succeeds();
-    let other = shell.exec(&id, ["sh", "-c", "echo up > up; while [ ! -e stop ]; do sleep 0.05; done; echo fine"]).start();
+    let other = shell
+        .exec(&id, ["sh", "-c", "echo up > up; while [ ! -e stop ]; do sleep 0.05; done; echo fine"])
+        .start();
     shell.sh(&id, "while [ ! -e up ]; do sleep 0.05; done");
     shell.call(["exec", "--timeout", "200ms", &id, "--", "sh", "-c", "sleep 1007 & sleep 1008"]).exits(124);
     assert_eq!(shell.sh(&id, "ps | grep -c '[s]leep 100[78]' || true"), "0\n");

@@ -29,7 +29,8 @@ impl Places {
     }
 
     fn demo(&self) -> Call {
-        let call = Call::new(testkit::bin()).arg("demo").env("HOME", &self.home).env("TMPDIR", &self.temporary);
+        let call =
+            Call::new(testkit::bin()).arg("demo").env("HOME", &self.home).env("TMPDIR", &self.temporary);
         call.without_env("XDG_DATA_HOME").without_env("XDG_RUNTIME_DIR")
     }
 
@@ -90,7 +91,9 @@ fn the_demo_needs_no_home_and_nothing_on_standard_input() {
 #[test]
 fn an_interrupted_demo_cleans_up() {
     let places = Places::new();
-    for (delay, signal) in [(5, Signal::INT), (60, Signal::TERM), (150, Signal::INT), (300, Signal::TERM), (600, Signal::HUP)] {
+    for (delay, signal) in
+        [(5, Signal::INT), (60, Signal::TERM), (150, Signal::INT), (300, Signal::TERM), (600, Signal::HUP)]
+    {
         let demo = places.demo().start();
         std::thread::sleep(std::time::Duration::from_millis(delay));
         demo.signal(signal);

@@ -24,7 +24,10 @@ fn doctor_in_json_has_a_remedy_for_whatever_is_not_right() {
     for check in checks {
         let status = check["status"].as_str().unwrap();
         assert!(["ok", "warn", "fail"].contains(&status.to_lowercase().as_str()), "{check}");
-        assert!(check["id"].is_string() && check["title"].is_string() && check["found"].is_string(), "{check}");
+        assert!(
+            check["id"].is_string() && check["title"].is_string() && check["found"].is_string(),
+            "{check}"
+        );
         if status.to_lowercase() != "ok" {
             assert!(check["remedy"].as_str().is_some_and(|remedy| !remedy.is_empty()), "{check}");
         }
@@ -54,7 +57,13 @@ fn doctor_explains_a_store_that_cannot_be_used() {
 #[test]
 fn completions_are_scripts_of_each_shell() {
     let shell = Shell::empty();
-    for (name, word) in [("bash", "_vesselrt"), ("zsh", "#compdef"), ("fish", "complete -c vesselrt"), ("elvish", "vesselrt"), ("powershell", "vesselrt")] {
+    for (name, word) in [
+        ("bash", "_vesselrt"),
+        ("zsh", "#compdef"),
+        ("fish", "complete -c vesselrt"),
+        ("elvish", "vesselrt"),
+        ("powershell", "vesselrt"),
+    ] {
         let text = shell.call(["completions", name]).succeeds().text();
         assert!(text.contains(word) && text.contains("snapshot"), "{name}: {text}");
         if name == "bash" {

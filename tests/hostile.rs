@@ -43,7 +43,9 @@ fn part(n: usize) {
 /// What the layers aim at, as far as this host has it.
 fn outside() -> BTreeSet<String> {
     let places = ["/", "/etc", "/victim", "/dummy", "/tmp/breakout", "/home"];
-    let names = |dir: &str| fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect::<Vec<_>>();
+    let names = |dir: &str| {
+        fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect::<Vec<_>>()
+    };
     let found = places.into_iter().flat_map(names);
     // Other tests and other programs work in the temporary directory.
     found.map(|path| path.display().to_string()).collect()
@@ -111,7 +113,11 @@ fn holds(shell: &Shell, fact: &Fact) -> Result<(), String> {
         Fact::File(path, _) | Fact::Dir(path) | Fact::Absent(path) if path.len() > 4000 => Ok(()),
         Fact::File(path, content) => {
             let done = asked("cat", path);
-            if done.code == 0 && done.stdout == *content { Ok(()) } else { Err(format!("{fact:?} but {done:?}")) }
+            if done.code == 0 && done.stdout == *content {
+                Ok(())
+            } else {
+                Err(format!("{fact:?} but {done:?}"))
+            }
         }
         Fact::Dir(path) => {
             let done = asked("ls", path);

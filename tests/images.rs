@@ -30,11 +30,13 @@ impl Archives {
     /// skopeo makes them of an OCI layout.
     pub(crate) fn of(layout: &Path, tag: &str, dir: &Path) -> Self {
         std::fs::create_dir_all(dir).unwrap();
-        let made = Self { layout: layout.to_path_buf(), docker: dir.join("docker.tar"), oci: dir.join("oci.tar") };
+        let made =
+            Self { layout: layout.to_path_buf(), docker: dir.join("docker.tar"), oci: dir.join("oci.tar") };
         let source = format!("oci:{}:{tag}", layout.display());
-        for target in
-            [format!("docker-archive:{}:the/image:1", made.docker.display()), format!("oci-archive:{}:one", made.oci.display())]
-        {
+        for target in [
+            format!("docker-archive:{}:the/image:1", made.docker.display()),
+            format!("oci-archive:{}:one", made.oci.display()),
+        ] {
             let policy = ["--insecure-policy", "copy", "--quiet"];
             tool("skopeo").args(policy).args([&source, &target]).succeeds();
         }
@@ -113,7 +115,10 @@ fn a_directory_is_a_root_file_system() {
     tool("tar").args(["-xpf"]).arg(shell.base_tar()).args(skip).arg(&dir).succeeds();
     shell.import(&dir, "dir");
     let id = shell.call(["create", "dir"]).succeeds().line();
-    assert_eq!(shell.sh(&id, "cat /srv/a /etc/motd; stat -c '%a %u %Y' /tmp"), format!("a\nthe base image\n1777 0 {BASE_TIME}\n"));
+    assert_eq!(
+        shell.sh(&id, "cat /srv/a /etc/motd; stat -c '%a %u %Y' /tmp"),
+        format!("a\nthe base image\n1777 0 {BASE_TIME}\n")
+    );
     shell.sh(&id, "rm -rf /srv; echo changed > /etc/motd");
     assert_eq!(std::fs::read(dir.join("etc/motd")).unwrap(), b"the base image\n");
     assert!(dir.join("srv/a").exists());
@@ -123,9 +128,11 @@ fn a_directory_is_a_root_file_system() {
 fn the_archive_of_an_unknown_reference_is_found_in_the_data_directory() {
     let shell = Shell::empty();
     shell.call(["ls"]).succeeds();
-    for (place, bytes) in
-        [("docker.io/library/plain:latest.tar", base_tar().to_vec()), ("docker.io/some/packed:2.tar.gz", gzip(base_tar())), ("localhost/third:x.tar.zst", zstd(base_tar()))]
-    {
+    for (place, bytes) in [
+        ("docker.io/library/plain:latest.tar", base_tar().to_vec()),
+        ("docker.io/some/packed:2.tar.gz", gzip(base_tar())),
+        ("localhost/third:x.tar.zst", zstd(base_tar())),
+    ] {
         let path = shell.root().join("data/images").join(place);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, bytes).unwrap();
@@ -167,7 +174,10 @@ fn importing_again_under_a_name_moves_the_name() {
     oci_layout(&layout, &[base_tar().to_vec(), top], &json!({}));
     shell.import(&layout, crate::shell::BASE);
     assert_eq!(shell.sh(&id, "cat /srv/a"), "a\n");
-    assert_eq!(shell.call(["run", "--rm", crate::shell::BASE, "--", "cat", "/srv/a"]).succeeds().text(), "newer\n");
+    assert_eq!(
+        shell.call(["run", "--rm", crate::shell::BASE, "--", "cat", "/srv/a"]).succeeds().text(),
+        "newer\n"
+    );
 }
 
 #[test]
@@ -177,7 +187,8 @@ fn the_configuration_of_an_image_applies() {
     }
     let shell = Shell::empty();
     let layout = shell.beside("layout");
-    let config = json!({"Env": ["PATH=/bin:/own", "A=image", "B=image"], "WorkingDir": "/srv/sub", "User": "1000:50"});
+    let config =
+        json!({"Env": ["PATH=/bin:/own", "A=image", "B=image"], "WorkingDir": "/srv/sub", "User": "1000:50"});
     oci_layout(&layout, &[base_tar().to_vec()], &config);
     shell.import(&layout, "configured");
     let id = shell.call(["create", "configured"]).succeeds().line();

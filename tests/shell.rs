@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::testkit::image::base_tar;
 pub(crate) use crate::testkit::BASE;
+use crate::testkit::image::base_tar;
 use crate::testkit::{self, Store};
 
 /// No call takes longer than this: whatever still runs then hangs.
@@ -131,7 +131,9 @@ pub(crate) fn settle<T>(probe: impl Fn() -> Option<T>) -> Option<T> {
 pub(crate) fn processes_in(root: &Path) -> Vec<u32> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
         if pid != std::process::id() && touches(&entry.path(), root) {
             found.push(pid);
         }
@@ -155,7 +157,9 @@ fn touches(process: &Path, root: &Path) -> bool {
 
 fn describe(pids: &[u32]) -> Vec<String> {
     let line = |pid: &u32| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    pids.iter().map(|pid| format!("{pid} {}", String::from_utf8_lossy(&line(pid)).replace('\0', " "))).collect()
+    pids.iter()
+        .map(|pid| format!("{pid} {}", String::from_utf8_lossy(&line(pid)).replace('\0', " ")))
+        .collect()
 }
 
 /// A call of a program that is being put together.

@@ -70,7 +70,8 @@ fn stop_all_stops_every_vessel_of_the_store() {
     for id in &ids[..2] {
         shell.call(["start", id]).succeeds();
     }
-    let mut stopped: Vec<String> = shell.call(["stop", "--all"]).succeeds().text().lines().map(str::to_owned).collect();
+    let mut stopped: Vec<String> =
+        shell.call(["stop", "--all"]).succeeds().text().lines().map(str::to_owned).collect();
     stopped.sort();
     let mut expected = ids[..2].to_vec();
     expected.sort();
@@ -114,12 +115,14 @@ fn work_survives_the_death_of_everything_that_runs() {
 fn two_calls_at_once_share_one_vessel() {
     let shell = Shell::new();
     let id = shell.vessel();
-    let first = shell.exec(&id, ["sh", "-c", "while [ ! -e go ]; do sleep 0.05; done; echo first > one"]).start();
+    let first =
+        shell.exec(&id, ["sh", "-c", "while [ ! -e go ]; do sleep 0.05; done; echo first > one"]).start();
     shell.call(["fs", "write", &id, "go"]).input("").succeeds();
     let done = first.wait();
     assert_eq!(done.code, 0, "{done:?}");
     assert_eq!(shell.sh(&id, "cat one"), "first\n");
-    let many: Vec<_> = (0..6).map(|n| shell.exec(&id, ["sh", "-c", &format!("echo {n} > n{n}")]).start()).collect();
+    let many: Vec<_> =
+        (0..6).map(|n| shell.exec(&id, ["sh", "-c", &format!("echo {n} > n{n}")]).start()).collect();
     for call in many {
         let done = call.wait();
         assert_eq!(done.code, 0, "{done:?}");

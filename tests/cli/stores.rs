@@ -71,7 +71,17 @@ fn stores_have_any_path() {
     let shell = Shell::empty();
     let tar = shell.base_tar();
     let long = "long-".repeat(40);
-    for name in [" space", "col:on", "com,ma", "back\\slash", "new\nline", "quo\"te'", "gr\u{fc}n", "lower=dir,x:y", &long] {
+    for name in [
+        " space",
+        "col:on",
+        "com,ma",
+        "back\\slash",
+        "new\nline",
+        "quo\"te'",
+        "gr\u{fc}n",
+        "lower=dir,x:y",
+        &long,
+    ] {
         works(&shell.beside(name), &tar);
     }
 }
@@ -89,7 +99,8 @@ fn a_store_path_may_be_longer_than_a_socket_address_or_a_mount_option() {
     let shell = Shell::empty();
     let tar = shell.base_tar();
     for levels in [1, 14] {
-        let root: PathBuf = std::iter::repeat_n("d".repeat(200), levels).fold(shell.beside("deep"), |dir, name| dir.join(name));
+        let root: PathBuf = std::iter::repeat_n("d".repeat(200), levels)
+            .fold(shell.beside("deep"), |dir, name| dir.join(name));
         std::fs::create_dir_all(&root).unwrap();
         works(&root.join("store"), &tar);
     }
@@ -219,7 +230,8 @@ fn a_store_that_cannot_be_written_answers_and_loses_nothing() {
     let lock = |mode| {
         if testkit::unprivileged() {
             for dir in ["", "vessels", "data", "images", "data/vessels"] {
-                let _ = std::fs::set_permissions(shell.root().join(dir), std::fs::Permissions::from_mode(mode));
+                let _ =
+                    std::fs::set_permissions(shell.root().join(dir), std::fs::Permissions::from_mode(mode));
             }
         }
     };

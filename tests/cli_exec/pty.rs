@@ -80,7 +80,10 @@ impl Terminal {
     }
 
     fn is_cooked(&self) -> bool {
-        tcgetattr(&self.slave).unwrap().local_modes.contains(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG)
+        tcgetattr(&self.slave)
+            .unwrap()
+            .local_modes
+            .contains(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG)
     }
 }
 
@@ -154,7 +157,8 @@ fn the_terminal_is_as_it_was_after_a_signal() {
     let shell = Shell::new();
     let id = shell.vessel();
     for signal in [Signal::TERM, Signal::HUP] {
-        let mut terminal = Terminal::new(&shell, &id, &["sh", "-c", "echo ready; while :; do sleep 0.05; done"]);
+        let mut terminal =
+            Terminal::new(&shell, &id, &["sh", "-c", "echo ready; while :; do sleep 0.05; done"]);
         terminal.wait_for("ready");
         // setsid(1) did not fork, because a child of ours leads no group: this is vesselrt itself.
         kill_process(Pid::from_child(&terminal.child), signal).unwrap();

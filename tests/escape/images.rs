@@ -85,7 +85,10 @@ fn links_in_place_of_generated_files_are_harmless() {
     for path in ["etc/resolv.conf", "etc/hosts", "etc/hostname"] {
         let codes = tried(path);
         // Real images have a link there that leads nowhere.
-        assert!(codes.contains(&(Place::Dangling, 0)) && codes.contains(&(Place::File, 0)), "{path}: {codes:?}");
+        assert!(
+            codes.contains(&(Place::Dangling, 0)) && codes.contains(&(Place::File, 0)),
+            "{path}: {codes:?}"
+        );
     }
 }
 

@@ -37,9 +37,25 @@ impl Trap {
     /// Ways to the secret of the host.
     fn ways(&self) -> Vec<String> {
         let victim = &self.victim;
-        let mut ways = vec!["file".to_owned(), format!("../../../../../../..{victim}/secret"), format!("{victim}/secret")];
-        ways.extend(["dir", "up", "cwd", "chain", "dir/.", "dir/../victim"].map(|link| format!("{link}/secret")));
-        ways.extend(["root", "one", "/proc/self/root", "/proc/1/root", "/proc/self/cwd/../..", "/proc/thread-self/root"].map(|link| format!("{link}{victim}/secret")));
+        let mut ways = vec![
+            "file".to_owned(),
+            format!("../../../../../../..{victim}/secret"),
+            format!("{victim}/secret"),
+        ];
+        ways.extend(
+            ["dir", "up", "cwd", "chain", "dir/.", "dir/../victim"].map(|link| format!("{link}/secret")),
+        );
+        ways.extend(
+            [
+                "root",
+                "one",
+                "/proc/self/root",
+                "/proc/1/root",
+                "/proc/self/cwd/../..",
+                "/proc/thread-self/root",
+            ]
+            .map(|link| format!("{link}{victim}/secret")),
+        );
         ways
     }
 }
@@ -54,8 +70,17 @@ fn a_link_to_a_file_of_the_host_gives_the_vessels_own_or_none() {
     }
     assert_eq!(trap.fs("cat", &["shadow"]).code, 125);
     let inside = &trap.victim;
-    trap.shell.sh(&trap.id, &format!("mkdir -p {inside}; echo inside > {inside}/secret; echo of the vessel > /etc/shadow"));
-    for way in trap.ways().iter().filter(|way| !way.contains("proc") && !way.starts_with("root") && !way.starts_with("one") && !way.starts_with("cwd") && !way.contains("dir/..")) {
+    trap.shell.sh(
+        &trap.id,
+        &format!("mkdir -p {inside}; echo inside > {inside}/secret; echo of the vessel > /etc/shadow"),
+    );
+    for way in trap.ways().iter().filter(|way| {
+        !way.contains("proc")
+            && !way.starts_with("root")
+            && !way.starts_with("one")
+            && !way.starts_with("cwd")
+            && !way.contains("dir/..")
+    }) {
         assert_eq!(trap.fs("cat", &[way]).text(), "inside\n", "{way}");
     }
     assert_eq!(trap.fs("cat", &["shadow"]).text(), "of the vessel\n");
@@ -69,7 +94,9 @@ fn nothing_is_written_made_moved_or_removed_through_a_link() {
         for way in trap.ways() {
             trap.fs("write", &[&way]);
         }
-        for link in ["dir", "up", "root", "one", "cwd", "chain", "/proc/self/cwd", "/proc/self/fd/3", "/dev/fd/0"] {
+        for link in
+            ["dir", "up", "root", "one", "cwd", "chain", "/proc/self/cwd", "/proc/self/fd/3", "/dev/fd/0"]
+        {
             let under = |name: &str| format!("{link}/{name}");
             trap.fs("write", &[&under("new")]);
             trap.fs("mkdir", &[&under("made")]);
@@ -83,7 +110,12 @@ fn nothing_is_written_made_moved_or_removed_through_a_link() {
             trap.canary.is_unharmed();
         }
         let victim = &trap.victim;
-        trap.shell.sh(&trap.id, &format!("rm -rf stolen; echo own > own; mkdir -p {victim}/dir; echo x > {victim}/hello; echo {round}"));
+        trap.shell.sh(
+            &trap.id,
+            &format!(
+                "rm -rf stolen; echo own > own; mkdir -p {victim}/dir; echo x > {victim}/hello; echo {round}"
+            ),
+        );
     }
     trap.canary.is_unharmed();
 }
@@ -97,7 +129,10 @@ fn removing_and_moving_a_link_takes_the_link() {
     assert_eq!(trap.shell.sh(&trap.id, "readlink moved"), format!("{victim}/secret\n"));
     trap.fs("rm", &["moved"]);
     trap.fs("rm", &["-r", "dir"]);
-    assert_eq!(trap.shell.sh(&trap.id, &format!("cat {victim}/secret; ls -d moved dir 2>/dev/null || true")), "inside\n");
+    assert_eq!(
+        trap.shell.sh(&trap.id, &format!("cat {victim}/secret; ls -d moved dir 2>/dev/null || true")),
+        "inside\n"
+    );
     trap.canary.is_unharmed();
 }
 
@@ -116,7 +151,19 @@ fn paths_above_the_root_are_the_root() {
 #[test]
 fn what_is_no_file_is_not_opened() {
     let trap = Trap::new();
-    for path in ["fifo", "self", "a", "a/x", "/proc/self/mem", "/proc/kcore", "/dev/zero", "/dev/stdin", "/dev/null", "/dev/tty", "/sys/kernel/uevent_helper"] {
+    for path in [
+        "fifo",
+        "self",
+        "a",
+        "a/x",
+        "/proc/self/mem",
+        "/proc/kcore",
+        "/dev/zero",
+        "/dev/stdin",
+        "/dev/null",
+        "/dev/tty",
+        "/sys/kernel/uevent_helper",
+    ] {
         assert_eq!(trap.fs("cat", &[path]).code, 125, "{path}");
     }
     for path in ["fifo", "self", "a", "a/x", "/dev", "/"] {

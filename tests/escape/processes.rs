@@ -54,7 +54,9 @@ fn an_entrypoint_that_is_the_runtime_itself_harms_nothing() {
     for command in ["./entry", "/proc/self/exe", "./exe"] {
         let done = with(&copy, &shell).args(["exec", "--timeout", "20s", &id, "--", command]).run();
         assert_ne!(done.code, 124, "{command} hangs: {done:?}");
-        let done = with(&copy, &shell).args(["exec", "--timeout", "20s", &id, "--", command, "exec", &id, "--", "true"]).run();
+        let done = with(&copy, &shell)
+            .args(["exec", "--timeout", "20s", &id, "--", command, "exec", &id, "--", "true"])
+            .run();
         assert_ne!((done.code, command), (0, "./entry"), "{done:?}");
     }
     assert_eq!(sha256(&fs::read(&copy).unwrap()), before);
@@ -67,7 +69,8 @@ fn descriptors_of_the_caller_end_at_the_runtime() {
     let id = shell.vessel();
     let many = "for fd in {5..54}; do eval \"exec $fd</etc\"; done; export LISTEN_FDS=50 LISTEN_PID=$$ LISTEN_FDNAMES=a; exec \"$@\"";
     let bash = |call: Call| Call::new("bash").args(["-c", many, "bash"]).args(call.words());
-    let list = "ls /proc/self/fd | tr '\\n' ' '; ls -l /proc/self/fd | grep -c etc; env | grep -c LISTEN; pwd";
+    let list =
+        "ls /proc/self/fd | tr '\\n' ' '; ls -l /proc/self/fd | grep -c etc; env | grep -c LISTEN; pwd";
     let inside = bash(shell.exec(&id, ["sh", "-c", list])).succeeds().text();
     assert_eq!(inside, "0 1 2 3 0\n0\n/work\n");
     bash(shell.call(["start", &id])).succeeds();
@@ -89,7 +92,21 @@ fn helpers_are_not_taken_from_the_path() {
     let evil = shell.beside("evil");
     fs::create_dir(&evil).unwrap();
     let marker = shell.beside("marker");
-    for name in ["newuidmap", "newgidmap", "fuse-overlayfs", "fusermount", "fusermount3", "mount", "umount", "vesselrt", "sh", "tar", "gzip", "zstd", "unpigz"] {
+    for name in [
+        "newuidmap",
+        "newgidmap",
+        "fuse-overlayfs",
+        "fusermount",
+        "fusermount3",
+        "mount",
+        "umount",
+        "vesselrt",
+        "sh",
+        "tar",
+        "gzip",
+        "zstd",
+        "unpigz",
+    ] {
         fs::write(evil.join(name), format!("#!/bin/sh\ntouch '{}'\nexit 1\n", marker.display())).unwrap();
         fs::set_permissions(evil.join(name), fs::Permissions::from_mode(0o755)).unwrap();
     }
@@ -100,7 +117,14 @@ fn helpers_are_not_taken_from_the_path() {
             continue;
         }
         let root = shell.beside(driver);
-        let call = || Call::new(bin()).arg("--root").arg(&root).env("PATH", path).env("VESSELRT_DRIVER", driver).dir(&evil);
+        let call = || {
+            Call::new(bin())
+                .arg("--root")
+                .arg(&root)
+                .env("PATH", path)
+                .env("VESSELRT_DRIVER", driver)
+                .dir(&evil)
+        };
         call().args(["image", "import"]).arg(&tar).args(["--ref", BASE]).succeeds();
         let done = call().args(["run", "--rm", BASE, "--", "echo", "fine"]).succeeds();
         assert_eq!(done.text(), "fine\n", "{driver}");
@@ -112,13 +136,34 @@ fn helpers_are_not_taken_from_the_path() {
 #[test]
 fn user_fields_are_never_root_by_accident() {
     let shell = Shell::empty();
-    let names = ["4294967295", "4294967296", "2147483648", "-1", "0x0", "root:", ":", "1000:0:0", " 0", "0 ", "99999999999", "+0", "00:x", "no-such-user", "toor\n", "\u{661}"];
+    let names = [
+        "4294967295",
+        "4294967296",
+        "2147483648",
+        "-1",
+        "0x0",
+        "root:",
+        ":",
+        "1000:0:0",
+        " 0",
+        "0 ",
+        "99999999999",
+        "+0",
+        "00:x",
+        "no-such-user",
+        "toor\n",
+        "\u{661}",
+    ];
     let passwd = "root:x:0:0:root:/root:/bin/sh\n99999999999:x:0:0::/:/bin/sh\n4294967296:x:0:0::/:/bin/sh\n-1:x:0:0::/:/bin/sh\n\
                   bad:x:zero:0::/:/bin/sh\n:x:0:0::/:/bin/sh\nover:x:4294967296:0::/:/bin/sh\n";
     for (n, user) in names.into_iter().enumerate() {
         let layout = shell.beside(&format!("layout-{n}"));
         let top = Layer::new().file("etc/passwd", 0o644, 0, passwd.as_bytes()).finish();
-        oci_layout(&layout, &[base_tar().to_vec(), top], &serde_json::json!({"User": user, "Env": ["PATH=/bin"]}));
+        oci_layout(
+            &layout,
+            &[base_tar().to_vec(), top],
+            &serde_json::json!({"User": user, "Env": ["PATH=/bin"]}),
+        );
         let import = shell.call(["image", "import"]).arg(&layout).args(["--ref", "user"]).run();
         assert!(matches!(import.code, 0 | 125), "{import:?}");
         let done = shell.call(["run", "--rm", "user", "--", "id", "-u"]).run();
@@ -145,8 +190,12 @@ fn databases_of_users_can_be_bombs_and_links() {
         "head -c 900000 /dev/zero | tr '\\0' x > /etc/passwd; cp /etc/passwd /etc/group".to_owned(),
         "rm -f /etc/passwd /etc/group; mkfifo /etc/passwd /etc/group".to_owned(),
         "rm -f /etc/passwd /etc/group; mkdir /etc/passwd /etc/group".to_owned(),
-        format!("rm -rf /etc/passwd /etc/group; ln -s {0} /etc/passwd; ln -s {0} /etc/group", secret.display()),
-        "rm -rf /etc/passwd /etc/group; ln -s /proc/self/environ /etc/passwd; ln -s /etc/passwd /etc/group".to_owned(),
+        format!(
+            "rm -rf /etc/passwd /etc/group; ln -s {0} /etc/passwd; ln -s {0} /etc/group",
+            secret.display()
+        ),
+        "rm -rf /etc/passwd /etc/group; ln -s /proc/self/environ /etc/passwd; ln -s /etc/passwd /etc/group"
+            .to_owned(),
         "rm -rf /etc; ln -s /proc/1/root/etc /etc".to_owned(),
     ];
     let good = shell.call(["snapshot", "create", &id]).succeeds().line();
@@ -171,7 +220,16 @@ fn two_vessels_see_nothing_of_each_other() {
     let (one, two) = (shell.vessel(), shell.vessel());
     shell.call(["start", &one]).succeeds();
     let secret = "the-secret-of-one";
-    let call = shell.call(["exec", "-e", &format!("TOKEN={secret}"), &one, "--", "sh", "-c", "echo x > up; exec sleep 1009"]);
+    let call = shell.call([
+        "exec",
+        "-e",
+        &format!("TOKEN={secret}"),
+        &one,
+        "--",
+        "sh",
+        "-c",
+        "echo x > up; exec sleep 1009",
+    ]);
     let running = call.start();
     shell.sh(&one, "while [ ! -e up ]; do sleep 0.05; done");
     let seen = shell.sh(&two, "cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' '\\n'; ps; ls / /work; ls /dev/shm");

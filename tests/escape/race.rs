@@ -44,7 +44,8 @@ async fn swapped(store: &Store) {
         vessel.write_file("stop", b"", 0o644).await.unwrap();
         seen
     };
-    let (ended, seen) = within(Duration::from_secs(140), "the race", async { tokio::join!(attack, work) }).await;
+    let (ended, seen) =
+        within(Duration::from_secs(140), "the race", async { tokio::join!(attack, work) }).await;
     assert!(ended.is_ok());
     canary.is_unharmed();
     let rounds = vessel.read_file("rounds").await.unwrap().len();
@@ -67,7 +68,13 @@ async fn operations(vessel: &Vessel, canary: &Canary) -> BTreeMap<String, usize>
             }
             Err(error) => {
                 let kind = error.kind();
-                let fine = [ErrorKind::NotFound, ErrorKind::InvalidArgument, ErrorKind::AlreadyExists, ErrorKind::Conflict, ErrorKind::Unavailable];
+                let fine = [
+                    ErrorKind::NotFound,
+                    ErrorKind::InvalidArgument,
+                    ErrorKind::AlreadyExists,
+                    ErrorKind::Conflict,
+                    ErrorKind::Unavailable,
+                ];
                 assert!(fine.contains(&kind), "{}", error.chain());
                 format!("{kind:?}")
             }

@@ -72,10 +72,12 @@ impl Original {
 }
 
 const INTEGRITY: &[&str] = &["integrity_violation"];
-const WRONG: &[&str] = &["integrity_violation", "invalid_argument", "unsupported", "limit_exceeded", "not_found"];
+const WRONG: &[&str] =
+    &["integrity_violation", "invalid_argument", "unsupported", "limit_exceeded", "not_found"];
 
 fn blobs(layout: &Path) -> Vec<PathBuf> {
-    let mut paths: Vec<_> = fs::read_dir(layout.join("blobs/sha256")).unwrap().map(|e| e.unwrap().path()).collect();
+    let mut paths: Vec<_> =
+        fs::read_dir(layout.join("blobs/sha256")).unwrap().map(|e| e.unwrap().path()).collect();
     paths.sort();
     paths
 }
@@ -103,7 +105,9 @@ fn a_blob_of_another_length_is_noticed() {
     for (n, blob) in blobs(&original.layout).iter().enumerate() {
         let bytes = fs::read(blob).unwrap();
         let longer = [bytes.as_slice(), b"\n"].concat();
-        for (what, bytes) in [("longer", longer), ("shorter", bytes[..bytes.len() - 1].to_vec()), ("empty", Vec::new())] {
+        for (what, bytes) in
+            [("longer", longer), ("shorter", bytes[..bytes.len() - 1].to_vec()), ("empty", Vec::new())]
+        {
             let copy = original.copy(&format!("length-{n}-{what}"));
             fs::write(copy.join("blobs/sha256").join(blob.file_name().unwrap()), bytes).unwrap();
             original.refuses(&copy, INTEGRITY, &format!("{what} blob {n}"));
@@ -137,7 +141,9 @@ fn blobs_are_regular_files_of_the_layout_and_nothing_else() {
             let copy = original.copy(&format!("{name}-{kind}"));
             fs::remove_file(copy.join(name)).unwrap();
             match kind {
-                "link" => std::os::unix::fs::symlink(canary.victim().join("secret"), copy.join(name)).unwrap(),
+                "link" => {
+                    std::os::unix::fs::symlink(canary.victim().join("secret"), copy.join(name)).unwrap()
+                }
                 "directory" => fs::create_dir(copy.join(name)).unwrap(),
                 _ => drop(super::tool("mkfifo").arg(copy.join(name)).succeeds()),
             }
@@ -182,7 +188,9 @@ fn rewrite(layout: &Path, change: impl FnOnce(&mut Value, &mut Value)) {
 type Lie = (&'static str, &'static [&'static str], fn(&mut Value, &mut Value));
 
 const LIES: [Lie; 15] = [
-    ("wrong diff_id", INTEGRITY, |_, c| c["rootfs"]["diff_ids"][0] = json!(format!("sha256:{}", "0".repeat(64)))),
+    ("wrong diff_id", INTEGRITY, |_, c| {
+        c["rootfs"]["diff_ids"][0] = json!(format!("sha256:{}", "0".repeat(64)))
+    }),
     ("swapped diff_ids", INTEGRITY, |_, c| c["rootfs"]["diff_ids"].as_array_mut().unwrap().reverse()),
     ("a diff_id too few", WRONG, |_, c| drop(c["rootfs"]["diff_ids"].as_array_mut().unwrap().pop())),
     ("a layer too few", WRONG, |m, _| drop(m["layers"].as_array_mut().unwrap().pop())),
@@ -190,9 +198,13 @@ const LIES: [Lie; 15] = [
     ("negative size", WRONG, |m, _| m["layers"][0]["size"] = json!(-1)),
     ("immense size", WRONG, |m, _| m["layers"][0]["size"] = json!(u64::MAX)),
     ("wrong size of the configuration", INTEGRITY, |m, _| m["config"]["size"] = json!(5)),
-    ("a digest that is a path", WRONG, |m, _| m["layers"][0]["digest"] = json!("sha256:../../../canary/victim/secret")),
+    ("a digest that is a path", WRONG, |m, _| {
+        m["layers"][0]["digest"] = json!("sha256:../../../canary/victim/secret")
+    }),
     ("a short digest", WRONG, |m, _| m["layers"][0]["digest"] = json!("sha256:abc")),
-    ("an unknown algorithm", WRONG, |m, _| m["layers"][0]["digest"] = json!(format!("md5:{}", "0".repeat(32)))),
+    ("an unknown algorithm", WRONG, |m, _| {
+        m["layers"][0]["digest"] = json!(format!("md5:{}", "0".repeat(32)))
+    }),
     ("a digest without algorithm", WRONG, |m, _| m["layers"][0]["digest"] = json!("0".repeat(64))),
     ("layers and manifests", WRONG, |m, _| m["manifests"] = json!([])),
     ("a layer of an unknown kind", WRONG, |m, _| m["layers"][0]["mediaType"] = json!("application/wasm")),
@@ -225,9 +237,15 @@ fn magic_words_of_other_engines_mean_nothing() {
     });
     let shell = &original.shell;
     shell.import(&copy, "magic");
-    let text = shell.call(["run", "--rm", "magic", "--", "sh", "-c", "cat /srv/a; grep -c . /proc/mounts; id -u"]).succeeds().text();
+    let text = shell
+        .call(["run", "--rm", "magic", "--", "sh", "-c", "cat /srv/a; grep -c . /proc/mounts; id -u"])
+        .succeeds()
+        .text();
     shell.import(&original.layout, "plain");
-    let plain = shell.call(["run", "--rm", "plain", "--", "sh", "-c", "cat /srv/a; grep -c . /proc/mounts; id -u"]).succeeds().text();
+    let plain = shell
+        .call(["run", "--rm", "plain", "--", "sh", "-c", "cat /srv/a; grep -c . /proc/mounts; id -u"])
+        .succeeds()
+        .text();
     assert_eq!(text, plain);
 }
 

@@ -26,7 +26,12 @@ impl<'a> Podman<'a> {
 
     fn call(&self) -> Call {
         let dir = |flag: &str, name: &str| format!("--{flag}={}", self.shell.beside(name).display());
-        let flags = ["--log-level=error".to_owned(), "--storage-driver=vfs".to_owned(), dir("root", "p"), dir("runroot", "r")];
+        let flags = [
+            "--log-level=error".to_owned(),
+            "--storage-driver=vfs".to_owned(),
+            dir("root", "p"),
+            dir("runroot", "r"),
+        ];
         tool("podman").args(flags).env("XDG_RUNTIME_DIR", &self.run)
     }
 }
@@ -54,10 +59,20 @@ fn debian_from_podmans_archives() {
     }
     let shell = Shell::empty();
     let podman = Podman::new(&shell);
-    podman.call().args(["import", "--quiet"]).arg(debian_tar().unwrap()).arg("localhost/debian:12").succeeds();
+    podman
+        .call()
+        .args(["import", "--quiet"])
+        .arg(debian_tar().unwrap())
+        .arg("localhost/debian:12")
+        .succeeds();
     for kind in ["docker-archive", "oci-archive"] {
         let archive = shell.beside(kind);
-        podman.call().args(["save", "--quiet", "--format", kind, "-o"]).arg(&archive).arg("localhost/debian:12").succeeds();
+        podman
+            .call()
+            .args(["save", "--quiet", "--format", kind, "-o"])
+            .arg(&archive)
+            .arg("localhost/debian:12")
+            .succeeds();
         let text = os_release(&shell, &archive, &format!("test/{kind}"));
         assert!(text.contains("VERSION_CODENAME=bookworm"), "{kind}: {text}");
         fs::remove_file(archive).unwrap();
@@ -72,7 +87,12 @@ fn layout(shell: &Shell) -> PathBuf {
     tool("umoci").args(["init", "--layout"]).arg(&layout).succeeds();
     tool("umoci").args(["new", "--image", &image]).succeeds();
     tool("umoci").args(["raw", "add-layer", "--image", &image]).arg(debian_tar().unwrap()).succeeds();
-    let config = ["--config.env", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "--config.cmd", "/bin/bash"];
+    let config = [
+        "--config.env",
+        "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "--config.cmd",
+        "/bin/bash",
+    ];
     tool("umoci").args(["config", "--image", &image]).args(config).succeeds();
     layout
 }
@@ -96,15 +116,24 @@ fn debian_from_umocis_layout_and_skopeos_archives() {
 fn administration(shell: &Shell, image: &str) {
     let id = shell.call(["create", image, "--workdir", "/root"]).succeeds().line();
     assert!(shell.sh(&id, "apt-get --version").starts_with("apt 2."));
-    assert_eq!(shell.sh(&id, "dpkg --configure -a; dpkg --audit; dpkg -s bash | grep Status"), "Status: install ok installed\n");
+    assert_eq!(
+        shell.sh(&id, "dpkg --configure -a; dpkg --audit; dpkg -s bash | grep Status"),
+        "Status: install ok installed\n"
+    );
     shell.sh(&id, "useradd --create-home x");
     assert!(shell.sh(&id, "su x -c id").starts_with("uid=1000(x) gid=1000(x) groups=1000(x)"));
-    assert_eq!(shell.sh(&id, "su - x -c 'umask 077; echo mine > private; stat -c \"%a %U\" private'"), "600 x\n");
+    assert_eq!(
+        shell.sh(&id, "su - x -c 'umask 077; echo mine > private; stat -c \"%a %U\" private'"),
+        "600 x\n"
+    );
     assert_eq!(shell.call(["fs", "cat", &id, "/home/x/private"]).succeeds().text(), "mine\n");
     let snapshot = shell.call(["snapshot", "create", &id, "-m", "a user"]).succeeds().line();
     shell.sh(&id, "userdel --remove x 2>/dev/null; rm -rf /usr/share /var/lib/dpkg /home");
     shell.call(["snapshot", "restore", &id, &snapshot]).succeeds();
-    assert_eq!(shell.sh(&id, "su - x -c 'cat private'; dpkg --audit; ls /usr/share | wc -l | grep -c '^[1-9]'"), "mine\n1\n");
+    assert_eq!(
+        shell.sh(&id, "su - x -c 'cat private'; dpkg --audit; ls /usr/share | wc -l | grep -c '^[1-9]'"),
+        "mine\n1\n"
+    );
     shell.assert_idle();
 }
 

@@ -66,7 +66,12 @@ fn three_layers(shell: &Shell) -> String {
     tool("sh").args(["-euc", CHANGES]).dir(&bundle).succeeds();
     tool("umoci").args(["repack", "--image", &image]).arg(&bundle).succeeds();
     let top = Layer::new().dir("opt/deep/er", 0o755, 0).file("opt/deep/er/.wh..wh..opq", 0o644, 0, b"");
-    let top = top.file("opt/deep/er/fresh", 0o600, 0, b"fresh").file("srv/.wh.link", 0o644, 0, b"").file("opt/.wh.two", 0o644, 0, b"");
+    let top = top.file("opt/deep/er/fresh", 0o600, 0, b"fresh").file("srv/.wh.link", 0o644, 0, b"").file(
+        "opt/.wh.two",
+        0o644,
+        0,
+        b"",
+    );
     let top = shell.file("top.tar", &top.finish());
     tool("umoci").args(["raw", "add-layer", "--image", &image]).arg(top).succeeds();
     image
@@ -95,14 +100,27 @@ fn layers_become_the_tree_that_umoci_unpacks() {
     shell.import(&shell.beside("layout"), "three");
     let id = shell.call(["create", "three"]).succeeds().line();
     let flags = ["-w", "/", "-e", "TMP=/tmp", "-e", &format!("IDS={ids}")];
-    let ours = shell.call(["exec", "--ephemeral"]).args(flags).args([&id, "--", "sh", "-c", LIST]).succeeds().text();
+    let ours =
+        shell.call(["exec", "--ephemeral"]).args(flags).args([&id, "--", "sh", "-c", LIST]).succeeds().text();
     // The tools' libraries come without entries for their directories: the time of those is anybody's choice.
-    let known = |text: &str| text.lines().filter(|line| !line.starts_with("./lib")).map(|line| format!("{line}\n")).collect::<String>();
+    let known = |text: &str| {
+        text.lines()
+            .filter(|line| !line.starts_with("./lib"))
+            .map(|line| format!("{line}\n"))
+            .collect::<String>()
+    };
     let (expected, ours) = (known(&expected), known(&ours));
-    let difference = |a: &str, b: &str| a.lines().filter(|&l| !b.lines().any(|m| m == l)).map(str::to_owned).collect::<Vec<_>>();
+    let difference = |a: &str, b: &str| {
+        a.lines().filter(|&l| !b.lines().any(|m| m == l)).map(str::to_owned).collect::<Vec<_>>()
+    };
     assert_eq!((difference(&expected, &ours), difference(&ours, &expected)), (vec![], vec![]));
     assert_eq!(expected, ours);
-    assert!(ours.contains("./opt/deep/er/fresh") && !ours.contains("./opt/deep/er/still") && !ours.contains("./opt/two"), "{ours}");
+    assert!(
+        ours.contains("./opt/deep/er/fresh")
+            && !ours.contains("./opt/deep/er/still")
+            && !ours.contains("./opt/two"),
+        "{ours}"
+    );
     shell.assert_idle();
 }
 
@@ -111,8 +129,17 @@ fn a_hundred_and_twenty_layers_are_one_tree() {
     let shell = Shell::empty();
     let mut layers = vec![crate::testkit::image::base_tar().to_vec()];
     for n in 0..120 {
-        let layer = Layer::new().file(&format!("srv/n{n}"), 0o644, 0, b"x").file("srv/last", 0o644, 0, n.to_string().as_bytes());
-        layers.push(if n > 0 { layer.file(&format!("srv/.wh.n{}", n - 1), 0o644, 0, b"").finish() } else { layer.finish() });
+        let layer = Layer::new().file(&format!("srv/n{n}"), 0o644, 0, b"x").file(
+            "srv/last",
+            0o644,
+            0,
+            n.to_string().as_bytes(),
+        );
+        layers.push(if n > 0 {
+            layer.file(&format!("srv/.wh.n{}", n - 1), 0o644, 0, b"").finish()
+        } else {
+            layer.finish()
+        });
     }
     let layout = shell.beside("layout");
     crate::testkit::image::oci_layout(&layout, &layers, &serde_json::json!({}));

@@ -79,7 +79,18 @@ impl Command {
         })?;
         let name = request.argv.first().map(|a| a.escape_ascii().to_string()).unwrap_or_default();
         let control = Some(control);
-        Ok(Self { client: None, control, pidfd, pid, status: None, started: false, refusal: None, name, scratch, container })
+        Ok(Self {
+            client: None,
+            control,
+            pidfd,
+            pid,
+            status: None,
+            started: false,
+            refusal: None,
+            name,
+            scratch,
+            container,
+        })
     }
 
     /// Kills everything in the container. Its end is told by the pidfd.
