@@ -1,10 +1,12 @@
 //! Images from files: docker-archive, oci-archive, OCI layout, root file system; told apart by content.
 //!
-//! Everything is verified on its way into the [`ContentStore`]: digests and sizes of all blobs, and the diff_ids of the layers of a
-//! docker-archive and of a root file system. The layers of OCI inputs are stored compressed as they are; **their diff_ids are left to whoever
-//! unpacks them**, who reads the uncompressed bytes anyway.
+//! Everything is verified on its way into the [`ContentStore`]: digests and sizes of all blobs, and the
+//! diff_ids of the layers of a docker-archive and of a root file system. The layers of OCI inputs are stored
+//! compressed as they are; **their diff_ids are left to whoever unpacks them**, who reads the uncompressed
+//! bytes anyway.
 //!
-//! Nothing in an archive ever becomes a path of this host: members are found by name in an index and read by offset.
+//! Nothing in an archive ever becomes a path of this host: members are found by name in an index and read by
+//! offset.
 #![forbid(unsafe_code)]
 
 mod detect;
@@ -19,10 +21,10 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use oci_spec::image::ImageConfiguration;
 use rustix::fs::{Mode, OFlags};
 use thiserror::Error;
 
-use self::detect::Found;
 use self::layer::Counted;
 use self::members::Members;
 pub use self::rootfs::import_rootfs_stream;
@@ -32,7 +34,7 @@ use crate::digest::Digest;
 use crate::dir::FileError;
 use crate::error::{Result, StorageError};
 use crate::image::platform::Platform;
-use crate::image::record::ImageRecord;
+use crate::image::record::{self, ImageRecord};
 use crate::json::JsonError;
 use crate::reference::Reference;
 
@@ -48,7 +50,8 @@ pub enum ArchiveKind {
     OciLayout,
     /// A tar of a root file system.
     RootfsTar,
-    /// A root file system in a directory. [`import`] does not take it: pack it, and pass the tar to [`import_rootfs_stream`].
+    /// A root file system in a directory. [`import`] does not take it: pack it, and pass the tar to
+    /// [`import_rootfs_stream`].
     RootfsDirectory,
 }
 
@@ -86,7 +89,7 @@ impl Default for ImportLimits {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ImportProgress {
-    /// It is known what the input is.
+    /// It is known what the input is. A compressed archive of images has been decompressed by then.
     Detected {
         /// The kind.
         kind: ArchiveKind,
@@ -191,12 +194,13 @@ pub fn detect(path: &Path, limits: &ImportLimits) -> Result<(ArchiveKind, Compre
 
 /// Imports the image at `path`: a regular file or an OCI layout directory.
 ///
-/// The image is complete and verified when it gets its reference; a failure leaves at most blobs that nothing refers to.
+/// The image is complete and verified when it gets its reference; a failure leaves at most blobs that nothing
+/// refers to.
 ///
 /// # Errors
-/// Those of [`detect`]; `Invalid` with an [`ArchiveError`] for a directory that is a root file system, and when it is not
-/// clear which image is meant or what it is called; `Corrupt` for anything that is not what it claims; `Unsupported` for an image
-/// of another platform; `LimitExceeded`; `Io`.
+/// Those of [`detect`]; `Invalid` with an [`ArchiveError`] for a directory that is a root file system, and when
+/// it is not clear which image is meant or what it is called; `Corrupt` for anything that is not what it
+/// claims; `Unsupported` for an image of another platform; `LimitExceeded`; `Io`.
 pub fn import(
     store: &ContentStore,
     path: &Path,
@@ -214,9 +218,26 @@ pub fn import(
         import.report(ImportProgress::Detected { kind, compression: Compression::None });
         return layout::import(&mut import, &layout::DirLayout::open(path)?);
     }
-    let found = detect::file(&file, path, &options.limits)?;
-    import.report(ImportProgress::Detected { kind: found.kind, compression: found.compression });
-    import.file(&file, found)
+    import.file(&file)
+}
+
+/// Imports the archive that `reader` gives, as [`import`] would from a file: for what a [`crate::Storage`]
+/// holds, and for standard input. It is written to a scratch file of the store first, at most
+/// [`ImportLimits::archive_bytes`].
+///
+/// # Errors
+/// Those of [`import`]; `Io` also for errors of `reader`.
+pub fn import_reader(
+    store: &ContentStore,
+    reader: impl Read,
+    options: &ImportOptions,
+    progress: &mut dyn FnMut(ImportProgress),
+) -> Result<ImageRecord> {
+    let (path, lease) = (Path::new("image stream"), store.lease()?);
+    let mut scratch = store.scratch()?;
+    let mut limited = Counted::new(reader, options.limits.archive_bytes, "archive", |_| ());
+    crate::content::copy(&mut limited, &mut scratch).map_err(|e| StorageError::io("receive", path, e))?;
+    Import { store, options, progress, path, _lease: lease }.file(&scratch)
 }
 
 /// What all importers need.
@@ -234,37 +255,36 @@ impl Import<'_> {
         (self.progress)(progress);
     }
 
-    fn file(&mut self, file: &File, found: Found) -> Result<ImageRecord> {
-        if found.kind == ArchiveKind::RootfsTar {
+    fn file(&mut self, file: &File) -> Result<ImageRecord> {
+        let compression = detect::compression(file, self.path)?;
+        let unpacked;
+        let (kind, plain) = match compression {
+            Compression::None => (detect::plain(file, self.path, &self.options.limits)?.kind, file),
+            _ => {
+                let (kind, scratch) = self.decompress(file)?;
+                unpacked = scratch;
+                (kind, &unpacked)
+            }
+        };
+        self.report(ImportProgress::Detected { kind, compression });
+        if kind == ArchiveKind::RootfsTar {
             let size = file.metadata().map_err(|e| StorageError::io("stat", self.path, e))?.len();
             return rootfs::import(self, detect::from_start(file), Some(size));
         }
-        let unpacked;
-        let plain = match found.compression {
-            Compression::None => file,
-            _ => {
-                unpacked = self.decompress(file)?;
-                &unpacked
-            }
-        };
         let members = Members::scan(plain, self.path, &self.options.limits)?;
-        match found.kind {
+        match kind {
             ArchiveKind::DockerArchive => docker::import(self, &members),
             _ => layout::import(self, &members),
         }
     }
 
-    /// The archive without its outer compression, in a scratch file of the store.
-    fn decompress(&mut self, file: &File) -> Result<File> {
-        let failed = |e| StorageError::io("decompress", self.path, e);
-        let limit = self.options.limits.archive_bytes;
-        let mut out = self.store.scratch()?;
-        let mut decoder = detect::decoder(file).map_err(failed)?;
+    /// The kind of a compressed archive; and its content in a scratch file, if that is needed.
+    fn decompress(&mut self, file: &File) -> Result<(ArchiveKind, File)> {
+        let mut scratch = self.store.scratch()?;
         let progress = &mut *self.progress;
         let report = |bytes| progress(ImportProgress::Decompressing { bytes });
-        let mut limited = Counted::new(&mut decoder, limit, "archive", report);
-        crate::content::copy(&mut limited, &mut out).map_err(failed)?;
-        Ok(out)
+        let kind = detect::decompressing(file, self.path, &self.options.limits, &mut scratch, report)?;
+        Ok((kind, scratch))
     }
 
     /// The archive is damaged or lies.
@@ -281,10 +301,11 @@ impl Import<'_> {
         self.options.platform.clone().unwrap_or_else(Platform::host)
     }
 
-    /// Refuses an image that says it runs on something else. The variant is the index's business: configurations are sloppy about it.
-    fn check_platform(&self, record: &ImageRecord) -> Result<()> {
+    /// Refuses an image that says it runs on something else. The variant is the index's business:
+    /// configurations are sloppy about it.
+    fn check_platform(&self, config: &ImageConfiguration) -> Result<()> {
         let wanted = self.wanted();
-        let Some(mut actual) = record.platform() else { return Ok(()) };
+        let Some(mut actual) = record::platform(config) else { return Ok(()) };
         actual.variant.clone_from(&wanted.variant);
         if wanted.rank(Some(&actual)).is_some() {
             return Ok(());

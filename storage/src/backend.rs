@@ -21,18 +21,22 @@ pub const MAX_MANIFEST_BYTES: u64 = 16 * 1024 * 1024;
 /// # Contract
 ///
 /// 1. **Names.** Vessel and snapshot ids must satisfy [`crate::id::validate_id`], image references
-///    [`crate::local::validate_image_ref`]; anything else is [`StorageError::Invalid`], from every method, before
-///    anything is touched.
-/// 2. **Atomic.** A save is seen whole or not at all, also by other processes and after a crash. A body that fails midway,
-///    or a future that is dropped, leaves what was there before; only a future dropped after the body has ended
-///    may still complete. When a save returned `Ok`, the bytes survive a power cut.
-/// 3. **Replace.** Saving under a name that exists replaces it. Concurrent saves of one name leave one of them, whole.
-/// 4. **Missing** is [`StorageError::NotFound`] from the loads, `Ok` from the deletes (idempotent), and an empty list.
-/// 5. **Prompt.** When the backend cannot take more (disk full), the save fails at once, without draining the body.
-/// 6. **Bytes, not meaning.** What a load gives is what was saved; digests and sizes are checked by whoever knows them
-///    (the manifest does). An error of a [`ByteStream`] is an [`std::io::Error`]; [`crate::error::io_kind`] classifies it.
-/// 7. **Independent of vessels' life.** Snapshots may be saved before the vessel's first manifest. A vessel is listed
-///    if and only if it has a manifest.
+///    [`crate::local::validate_image_ref`]; anything else is [`StorageError::Invalid`], from every method,
+///    before anything is touched.
+/// 2. **Atomic.** A save is seen whole or not at all, also by other processes and after a crash. A body that
+///    fails midway, or a future that is dropped, leaves what was there before; only a future dropped after the
+///    body has ended may still complete. When a save returned `Ok`, the bytes survive a power cut.
+/// 3. **Replace.** Saving under a name that exists replaces it. Concurrent saves of one name leave one of
+///    them, whole.
+/// 4. **Missing** is [`StorageError::NotFound`] from the loads, `Ok` from the deletes (idempotent), and an
+///    empty list.
+/// 5. **Prompt.** When the backend cannot take more (disk full), the save fails at once, without draining
+///    the body.
+/// 6. **Bytes, not meaning.** What a load gives is what was saved; digests and sizes are checked by whoever
+///    knows them (the manifest does). An error of a [`ByteStream`] is an [`std::io::Error`];
+///    [`crate::error::io_kind`] classifies it.
+/// 7. **Independent of vessels' life.** Snapshots may be saved before the vessel's first manifest. A vessel
+///    is listed if and only if it has a manifest.
 #[async_trait]
 pub trait Storage: Debug + Send + Sync + 'static {
     /// Stores the manifest of a vessel, at most [`MAX_MANIFEST_BYTES`].

@@ -18,8 +18,9 @@ pub const DEFAULT_LEVEL: i32 = 1;
 
 /// Compresses the snapshots of another storage; manifests pass through.
 ///
-/// Snapshots are saved as one zstd frame with a checksum, compressed on all cores. Snapshots and images are loaded as plain tars, whatever
-/// the inner storage holds: zstd, gzip or a plain tar, told apart by content, so that a storage may hold all three.
+/// Snapshots are saved as one zstd frame with a checksum, compressed on all cores. Snapshots and images are
+/// loaded as plain tars, whatever the inner storage holds: zstd, gzip or a plain tar, told apart by content, so
+/// that a storage may hold all three.
 #[derive(Debug, Clone)]
 pub struct CompressedStorage<S> {
     inner: S,

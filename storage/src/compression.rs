@@ -6,18 +6,21 @@
 use std::io::{self, BufRead, BufReader, Read, Write};
 
 use flate2::bufread::MultiGzDecoder;
+use serde::Serialize;
 
 use crate::error::StorageError;
 
 /// How many leading bytes [`Compression::detect`] wants to see, if there are that many: a tar header.
 pub const DETECT_LEN: usize = 512;
-/// The largest window that is accepted from a zstd frame, as a power of two: 128 MiB, the limit of `zstd -d` itself.
+/// The largest window that is accepted from a zstd frame, as a power of two: 128 MiB, the limit of `zstd -d`
+/// itself.
 pub const MAX_WINDOW_LOG: u32 = 27;
 /// Compression threads beyond this bring memory use and little else.
 const MAX_WORKERS: usize = 8;
 
 /// How a tar is wrapped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Compression {
     /// Not at all.
@@ -31,8 +34,8 @@ pub enum Compression {
 impl Compression {
     /// The compression of a tar that begins with `start` (the first [`DETECT_LEN`] bytes of it).
     ///
-    /// The name at the start of a tar is chosen by whoever made the tar and may look like the magic number of something
-    /// else, so where that is possible a valid tar header wins.
+    /// The name at the start of a tar is chosen by whoever made the tar and may look like the magic number of
+    /// something else, so where that is possible a valid tar header wins.
     #[must_use]
     pub fn detect(start: &[u8]) -> Self {
         match start {
@@ -69,12 +72,13 @@ fn checksum_byte(at: usize, byte: u8) -> u8 {
     if (148..156).contains(&at) { b' ' } else { byte }
 }
 
-/// Undoes a [`Compression`]. Truncated and damaged input is an [`io::ErrorKind::InvalidData`] error, never an early end.
+/// Undoes a [`Compression`]. Truncated and damaged input is an [`io::ErrorKind::InvalidData`] error, never an
+/// early end.
 pub struct Decoder<R: BufRead>(Inner<R>);
 
 enum Inner<R: BufRead> {
     None(R),
-    Gzip(MultiGzDecoder<R>),
+    Gzip(Box<MultiGzDecoder<R>>),
     Zstd(zstd::Decoder<'static, R>),
 }
 
@@ -86,7 +90,7 @@ impl<R: BufRead> Decoder<R> {
     pub fn new(reader: R, compression: Compression) -> io::Result<Self> {
         Ok(Self(match compression {
             Compression::None => Inner::None(reader),
-            Compression::Gzip => Inner::Gzip(MultiGzDecoder::new(reader)),
+            Compression::Gzip => Inner::Gzip(Box::new(MultiGzDecoder::new(reader))),
             Compression::Zstd => {
                 let mut decoder = zstd::Decoder::with_buffer(reader)?;
                 decoder.window_log_max(MAX_WINDOW_LOG)?;
@@ -127,7 +131,7 @@ impl<R: BufRead> std::fmt::Debug for Decoder<R> {
 
 /// The decoders report damage under several kinds. Errors of the reader underneath keep theirs.
 fn damaged(what: &str, error: io::Error) -> io::Error {
-    let ours = error.get_ref().is_some_and(|inner| inner.is::<StorageError>());
+    let ours = error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<StorageError>);
     if ours || error.raw_os_error().is_some() || error.kind() == io::ErrorKind::Interrupted {
         return error;
     }

@@ -56,7 +56,8 @@ pub async fn run(storage: impl Storage) -> Verdict {
     a_dropped_save_changes_nothing(&*storage).await?;
     deletes_are_idempotent(&*storage).await?;
     vessels_are_listed_by_manifest(&*storage).await?;
-    concurrent_saves_leave_one_whole(&storage).await
+    concurrent_saves_leave_one_whole(&storage).await?;
+    concurrent_deletes_all_succeed(&storage).await
 }
 
 fn expect<T: PartialEq + Debug>(case: &'static str, expected: &T, actual: &T) -> Verdict {
@@ -273,6 +274,25 @@ async fn concurrent_saves_leave_one_whole(storage: &Arc<dyn Storage>) -> Verdict
     let bytes = snapshot(&**storage, case, "s").await?;
     expect(case, &vec![bytes[0]; 700_000], &bytes)?;
     need(case, storage.delete_vessel("v")).await
+}
+
+async fn concurrent_deletes_all_succeed(storage: &Arc<dyn Storage>) -> Verdict {
+    let case = "concurrent deletes all succeed";
+    for n in 0..6 {
+        need(case, storage.save_vessel_manifest(&format!("v{n}"), b"x")).await?;
+        for snapshot in 0..5 {
+            need(case, storage.save_snapshot(&format!("v{n}"), &format!("s{snapshot}"), body(b"x"))).await?;
+        }
+    }
+    let mut deletes = tokio::task::JoinSet::new();
+    for n in 0..12 {
+        let (id, storage) = (format!("v{}", n / 2), Arc::clone(storage));
+        deletes.spawn(async move { need(case, storage.delete_vessel(&id)).await });
+    }
+    while let Some(joined) = deletes.join_next().await {
+        joined.map_err(|e| Violation { case, expected: "no panic".into(), actual: e.to_string() })??;
+    }
+    expect(case, &Vec::new(), &need(case, storage.list_vessels()).await?)
 }
 
 #[cfg(test)]

@@ -7,7 +7,8 @@
 //! .ingest/                     content on its way in
 //! .lock .index.lock            flock(2)
 //! ```
-//! A blob that nothing refers to yet is kept from [`ContentStore::prune_blobs`] by a [`Lease`]. Source: image-spec, image-layout.md.
+//! A blob that nothing refers to yet is kept from [`ContentStore::prune_blobs`] by a [`Lease`]. Source:
+//! image-spec, image-layout.md.
 #![forbid(unsafe_code)]
 
 mod index;
@@ -68,8 +69,8 @@ impl ContentStore {
         &self.path
     }
 
-    /// Keeps every blob of the store from being pruned for as long as the lease lives: take one before the first
-    /// [`ContentStore::put_blob`] of an image, and keep it until its reference is set.
+    /// Keeps every blob of the store from being pruned for as long as the lease lives: take one before the
+    /// first [`ContentStore::put_blob`] of an image, and keep it until its reference is set.
     ///
     /// # Errors
     /// `Busy` while others prune for longer than half a minute; `Io`.
@@ -77,14 +78,15 @@ impl ContentStore {
         lock::lock(&self.root, BLOB_LOCK, Mode::Shared)
     }
 
-    /// Stores all of `reader` and returns its digest and size. Idempotent: `Ok` means that the content is there, durably.
+    /// Stores all of `reader` and returns its digest and size. Idempotent: `Ok` means that the content is
+    /// there, durably.
     ///
-    /// With `expected`, content of another digest or size is refused, and `reader` is not read at all if the store has it already.
-    /// Nothing is visible before it is whole and verified. Only SHA-256 names blobs.
+    /// With `expected`, content of another digest or size is refused, and `reader` is not read at all if the
+    /// store has it already. Nothing is visible before it is whole and verified. Only SHA-256 names blobs.
     ///
     /// # Errors
-    /// `Corrupt` for content that is not as expected; `Unsupported` for an expected digest of another kind; `Io`, also for
-    /// errors of `reader`.
+    /// `Corrupt` for content that is not as expected; `Unsupported` for an expected digest of another kind;
+    /// `Io`, also for errors of `reader`.
     pub fn put_blob(&self, reader: impl Read, expected: Option<(Digest, u64)>) -> Result<(Digest, u64)> {
         match expected {
             None => self.ingest(reader),
@@ -97,7 +99,8 @@ impl ContentStore {
         }
     }
 
-    /// Whether the store has a blob of this digest and size. One of another size is damaged, and does not count.
+    /// Whether the store has a blob of this digest and size. One of another size is damaged, and does not
+    /// count.
     ///
     /// # Errors
     /// `Unsupported` for a digest that is not SHA-256; `Corrupt` if the blob is not a regular file; `Io`.
@@ -129,7 +132,8 @@ impl ContentStore {
         Err(StorageError::corrupt(format!("blob {digest}"), error))
     }
 
-    /// Reads a JSON document: verified, at most 4 MiB, nested at most [`json::MAX_DEPTH`] deep, without duplicate keys.
+    /// Reads a JSON document: verified, at most 4 MiB, nested at most [`json::MAX_DEPTH`] deep, without
+    /// duplicate keys.
     ///
     /// # Errors
     /// Those of [`ContentStore::read_blob`]; `LimitExceeded`; `Corrupt` with a [`json::JsonError`].
@@ -175,27 +179,25 @@ impl ContentStore {
     }
 
     fn ingest(&self, mut reader: impl Read) -> Result<(Digest, u64)> {
-        let copied = self.put_with(|mut sink| {
-            copy(&mut reader, &mut sink)
-                .map_err(|e| StorageError::io("store", self.ingest.path_of("blob"), e))
-        });
+        let failed = |e| StorageError::io("store", self.ingest.path_of("blob"), e);
+        let copied = self.put_with(|mut sink| copy(&mut reader, &mut sink).map_err(failed), |(), _| Ok(()));
         copied.map(|((), digest, size)| (digest, size))
     }
 
-    /// Stores what `fill` writes, unless it fails; with its result, the digest and the size.
+    /// Stores what `fill` writes, unless it fails or `check` refuses its result and the digest of what was
+    /// written.
     pub(crate) fn put_with<T>(
         &self,
         fill: impl FnOnce(&mut dyn Write) -> Result<T>,
+        check: impl FnOnce(&T, &Digest) -> Result<()>,
     ) -> Result<(T, Digest, u64)> {
         let _lease = self.lease()?;
         sweep(&self.ingest)?;
-        let mut sink = HashedWriter {
-            inner: Staged::new(&self.ingest)?,
-            hasher: Hasher::new(Algorithm::Sha256),
-            size: 0,
-        };
+        let inner = Staged::new(&self.ingest)?;
+        let mut sink = HashedWriter { inner, hasher: Hasher::new(Algorithm::Sha256), size: 0 };
         let value = fill(&mut sink)?;
         let (digest, size) = (sink.hasher.finish(), sink.size);
+        check(&value, &digest)?;
         if !self.has_blob(&digest, size)? {
             sink.inner.commit(&self.blobs, digest.hex())?;
         }

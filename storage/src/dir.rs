@@ -1,10 +1,12 @@
 //! [`Dir`]: a directory descriptor, and the few safe things that are done under it.
 //!
-//! Names are single components; symbolic links are never followed; only regular files are read. Sources: open(2), rename(2), fsync(2).
+//! Names are single components; symbolic links are never followed; only regular files are read. Sources:
+//! open(2), rename(2), fsync(2).
 #![forbid(unsafe_code)]
 
 pub(crate) mod stage;
 
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -31,9 +33,6 @@ pub enum FileError {
     /// The name of a directory of the store is something else.
     #[error("it is not a directory")]
     NotDirectory,
-    /// The tree is deeper than anything this crate makes.
-    #[error("it is nested too deeply")]
-    TooDeep,
 }
 
 /// An open directory and its path, which serves for messages only.
@@ -140,39 +139,15 @@ impl Dir {
 
     /// Removes the tree `name`, never following a link.
     pub(crate) fn remove_tree(&self, name: &str) -> Result<()> {
-        self.remove_tree_at(name, MAX_DEPTH)
-    }
-
-    fn remove_tree_at(&self, name: &str, depth: u32) -> Result<()> {
-        match rustix::fs::unlinkat(&self.fd, name, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => return Ok(()),
-            Err(Errno::ISDIR | Errno::PERM) => {}
-            Err(e) => return Err(StorageError::io("remove", self.path_of(name), e)),
-        }
-        let deeper = depth.checked_sub(1).ok_or_else(|| self.damaged(name, FileError::TooDeep))?;
-        if let Some(dir) = self.subdir(name)? {
-            for child in dir.names()? {
-                dir.remove_tree_at(&child, deeper)?;
-            }
-        }
-        match rustix::fs::unlinkat(&self.fd, name, AtFlags::REMOVEDIR) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(e) => Err(StorageError::io("remove directory", self.path_of(name), e)),
-        }
+        let failed = |e: Errno| StorageError::io("remove", self.path_of(name), e);
+        let name = CString::new(name).map_err(|_| failed(Errno::INVAL))?;
+        remove_tree_at(self.as_fd(), &name, MAX_DEPTH).map_err(failed)
     }
 
     /// The names in this directory, unordered, without `.` and `..`. Names that are not UTF-8 are not ours and left out.
     pub(crate) fn names(&self) -> Result<Vec<String>> {
-        let failed = |e: Errno| StorageError::io("list", &self.path, e);
-        let mut names = Vec::new();
-        for entry in rustix::fs::Dir::read_from(&self.fd).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            match entry.file_name().to_str() {
-                Ok("." | "..") | Err(_) => {}
-                Ok(name) => names.push(name.to_owned()),
-            }
-        }
-        Ok(names)
+        let entries = entries(self.as_fd()).map_err(|e| StorageError::io("list", &self.path, e))?;
+        Ok(entries.into_iter().filter_map(|name| name.into_string().ok()).collect())
     }
 
     /// Makes what was created, renamed and removed here survive a power cut.
@@ -188,6 +163,41 @@ impl Dir {
 impl AsFd for Dir {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+/// The names in a directory, whatever they are made of.
+fn entries(dir: BorrowedFd<'_>) -> std::result::Result<Vec<CString>, Errno> {
+    let mut names = Vec::new();
+    for entry in rustix::fs::Dir::read_from(dir)? {
+        let entry = entry?;
+        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            names.push(entry.file_name().to_owned());
+        }
+    }
+    Ok(names)
+}
+
+/// Removes `name`, a directory with all that is in it or anything else, at most `depth` levels; `ELOOP` beyond.
+fn remove_tree_at(dir: BorrowedFd<'_>, name: &CStr, depth: u32) -> std::result::Result<(), Errno> {
+    match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => return Ok(()),
+        Err(Errno::ISDIR | Errno::PERM) => {}
+        Err(e) => return Err(e),
+    }
+    let deeper = depth.checked_sub(1).ok_or(Errno::LOOP)?;
+    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let inner = match rustix::fs::openat(dir, name, flags, Mode::empty()) {
+        // Somebody else removes it as well.
+        Err(Errno::NOENT) => return Ok(()),
+        opened => opened?,
+    };
+    for child in entries(inner.as_fd())? {
+        remove_tree_at(inner.as_fd(), &child, deeper)?;
+    }
+    match rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(e) => Err(e),
     }
 }
 
@@ -213,6 +223,8 @@ fn make_all(path: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::error::StorageErrorKind;
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     #[test]
@@ -255,6 +267,7 @@ mod tests {
         std::fs::create_dir_all(tmp.path().join("victim/deep")).unwrap();
         std::fs::create_dir_all(tmp.path().join("tree/x/y")).unwrap();
         symlink(tmp.path().join("victim"), tmp.path().join("tree/x/link")).unwrap();
+        std::fs::write(tmp.path().join("tree/x").join(OsStr::from_bytes(b"\xff")), "").unwrap();
         symlink(tmp.path().join("victim"), tmp.path().join("top")).unwrap();
         let dir = Dir::open(tmp.path()).unwrap();
         dir.remove_tree("tree").unwrap();

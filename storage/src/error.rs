@@ -1,8 +1,9 @@
 //! [`StorageError`], the one error of this crate, and the kind that callers decide by.
 //!
 //! The modules have small error enums of their own (`IdError`, `DigestError`, `ReferenceError`, `JsonError`,
-//! `ImageError`, `ArchiveError`, …). They arrive as the `source` of [`StorageError::Invalid`] (a caller's argument was
-//! wrong), [`StorageError::Corrupt`] (bytes that were read are wrong) or [`StorageError::Unsupported`].
+//! `ImageError`, `ArchiveError`, …). They arrive as the `source` of [`StorageError::Invalid`] (a caller's
+//! argument was wrong), [`StorageError::Corrupt`] (bytes that were read are wrong) or
+//! [`StorageError::Unsupported`].
 #![forbid(unsafe_code)]
 
 use std::error::Error;
@@ -116,8 +117,8 @@ pub enum StorageErrorKind {
 }
 
 impl StorageError {
-    /// The kind of this error. A [`StorageError`] that travelled inside an [`io::Error`] (as the errors of a stream do)
-    /// keeps the kind it had.
+    /// The kind of this error. A [`StorageError`] that travelled inside an [`io::Error`] (as the errors of a
+    /// stream do) keeps the kind it had.
     #[must_use]
     pub fn kind(&self) -> StorageErrorKind {
         match self {

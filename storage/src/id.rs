@@ -37,7 +37,8 @@ pub enum IdError {
     DotDot,
 }
 
-/// Checks that `id` matches `^[a-z0-9][a-z0-9_.-]{0,63}$` and has no `..`, so that it is safe as a file name, in a URL and in a label.
+/// Checks that `id` matches `^[a-z0-9][a-z0-9_.-]{0,63}$` and has no `..`, so that it is safe as a file name,
+/// in a URL and in a label.
 ///
 /// # Errors
 /// [`IdError`] says which rule is broken.
@@ -64,8 +65,9 @@ pub trait IdGenerator: Debug + Send + Sync {
 
 /// Ids of 16 lower-case hexadecimal digits: the 64-bit number `(rand << 42) | ms`.
 ///
-/// `ms` is the time in milliseconds since 2020-01-01T00:00:00Z (42 bits last until 2159); `rand` are 22 bits that start at a random
-/// point and advance by a random odd step, so that one generator never repeats itself within a millisecond.
+/// `ms` is the time in milliseconds since 2020-01-01T00:00:00Z (42 bits last until 2159); `rand` are 22 bits
+/// that start at a random point and advance by a random odd step, so that one generator never repeats itself
+/// within a millisecond.
 #[derive(Debug)]
 pub struct UniqueIdGenerator {
     next: AtomicU64,

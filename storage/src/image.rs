@@ -1,6 +1,7 @@
 //! Image manifests: what is read from them, and what is refused.
 //!
-//! Sources: OCI image-spec 1.1 (manifest.md, image-index.md, config.md, descriptor.md); docker's image manifest v2, schema 2.
+//! Sources: OCI image-spec 1.1 (manifest.md, image-index.md, config.md, descriptor.md); docker's image manifest
+//! v2, schema 2.
 #![forbid(unsafe_code)]
 
 pub mod descriptor;
@@ -33,7 +34,8 @@ pub enum ImageError {
     /// The schema version is not 2: not an OCI manifest, or one of docker's first schema.
     #[error("its schemaVersion is not 2")]
     Schema,
-    /// The document has fields of both a manifest and an index, or of neither, or of the other kind than it claims.
+    /// The document has fields of both a manifest and an index, or of neither, or of the other kind than it
+    /// claims.
     #[error("it is not unambiguously a {expected}")]
     Ambiguous {
         /// What it was announced as.
@@ -78,6 +80,12 @@ pub enum ImageError {
     /// `rootfs.type` is not `layers`.
     #[error("its rootfs is not made of layers")]
     RootFs,
+    /// A reference with a digest was to be set to something of another digest.
+    #[error("it is pinned to a digest, and the image has the digest {actual}")]
+    PinnedElsewhere {
+        /// The image's digest.
+        actual: Digest,
+    },
     /// More indexes between the reference and the manifest than [`MAX_INDEX_DEPTH`].
     #[error("its indexes are nested deeper than {MAX_INDEX_DEPTH}")]
     IndexDepth,

@@ -1,4 +1,5 @@
-//! Reading JSON that somebody else wrote: size, depth and duplicate keys are checked before anything is decoded.
+//! Reading JSON that somebody else wrote: size, depth and duplicate keys are checked before anything is
+//! decoded.
 #![forbid(unsafe_code)]
 
 use std::collections::HashSet;
@@ -30,8 +31,8 @@ pub enum JsonError {
     Structure(#[source] serde_json::Error),
 }
 
-/// Decodes `bytes`, at most `limit` of them. Unknown fields are for `T` to judge; keys may not occur twice in one object
-/// (parsers disagree on which one counts), and nesting ends at [`MAX_DEPTH`].
+/// Decodes `bytes`, at most `limit` of them. Unknown fields are for `T` to judge; keys may not occur twice in
+/// one object (parsers disagree on which one counts), and nesting ends at [`MAX_DEPTH`].
 ///
 /// # Errors
 /// [`JsonError`].

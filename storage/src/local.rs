@@ -5,7 +5,8 @@
 //! vessels/ID/snapshots/SID.tar[.zst|.gz]     snapshots; the suffix says what the content is
 //! images/REF.tar[.zst|.gz]                   base images, put there by hand; slashes of REF are directories
 //! ```
-//! Directories have mode 0700, files 0600. Files appear by rename (see [`crate::dir::stage`]), vessels disappear by rename.
+//! Directories have mode 0700, files 0600. Files appear by rename (staged, synced, renamed), vessels disappear
+//! by rename.
 #![forbid(unsafe_code)]
 
 mod names;
@@ -189,11 +190,12 @@ impl Shared {
         let trash = format!("{TRASH}{}", to_hex(&random_bytes::<8>()));
         if self.vessels.rename(id, &trash)? {
             self.vessels.sync()?;
+            self.vessels.remove_tree(&trash)?;
         }
-        // Also what an earlier delete could not finish.
         for name in self.vessels.names()? {
             if name.starts_with(TRASH) {
-                self.vessels.remove_tree(&name)?;
+                // What an earlier delete could not finish; it may be in the middle of it, too.
+                let _ = self.vessels.remove_tree(&name);
             }
         }
         Ok(())
@@ -210,7 +212,8 @@ impl Shared {
         Ok(ids)
     }
 
-    /// Whether `id` has something called a manifest: a damaged one is listed, so that it is seen and can be deleted.
+    /// Whether `id` has something called a manifest: a damaged one is listed, so that it is seen and can be
+    /// deleted.
     fn has_manifest(&self, id: &str) -> Result<bool> {
         let found = match self.vessels.subdir(id) {
             Ok(Some(dir)) => dir.open_file(MANIFEST).map(|file| file.is_some()),

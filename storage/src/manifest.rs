@@ -1,7 +1,7 @@
 //! [`VesselManifest`]: what is known about a vessel and its snapshots, as stored in `vessel.dat`.
 //!
-//! The field names are those of the system this one follows; `version` and `baseImageDigest` are additions, whose absence
-//! means version 1 and an unknown digest. Times are RFC 3339 with up to nanoseconds.
+//! The field names are those of the system this one follows; `version` and `baseImageDigest` are additions,
+//! whose absence means version 1 and an unknown digest. Times are RFC 3339 with up to nanoseconds.
 #![forbid(unsafe_code)]
 
 mod validate;
@@ -136,7 +136,8 @@ impl VesselManifest {
     /// The manifest as compact JSON. What could not be read back is not written.
     ///
     /// # Errors
-    /// `Invalid` for anything that [`VesselManifest::parse`] would refuse; `LimitExceeded` above [`MAX_MANIFEST_BYTES`].
+    /// `Invalid` for anything that [`VesselManifest::parse`] would refuse; `LimitExceeded` above
+    /// [`MAX_MANIFEST_BYTES`].
     pub fn to_json(&self) -> Result<Vec<u8>> {
         self.check().map_err(|e| StorageError::invalid("vessel manifest", e))?;
         let bytes = serde_json::to_vec(self).map_err(|e| StorageError::invalid("vessel manifest", e))?;
@@ -153,10 +154,12 @@ impl VesselManifest {
         self.snapshots.iter().find(|snapshot| snapshot.id == id)
     }
 
-    /// The snapshots that lead to `id`, from the one based on the image to `id` itself; empty for the empty id, the image.
+    /// The snapshots that lead to `id`, from the one based on the image to `id` itself; empty for the empty id,
+    /// the image.
     ///
     /// # Errors
-    /// `NotFound` for an unknown snapshot; `Corrupt` for a broken chain, which [`VesselManifest::parse`] does not let in.
+    /// `NotFound` for an unknown snapshot; `Corrupt` for a broken chain, which [`VesselManifest::parse`] does
+    /// not let in.
     pub fn chain(&self, id: &str) -> Result<Vec<&SnapshotManifest>> {
         let mut chain = Vec::new();
         let mut next = id;

@@ -1,7 +1,7 @@
 //! Bytes between the async world and blocking code: bounded channels with an explicit end.
 //!
-//! A producer that disappears without saying [`Piece::End`] is an error to the consumer: truncation is never taken for the end.
-//! A consumer that disappears is an error to the producer: nothing hangs.
+//! A producer that disappears without saying [`Piece::End`] is an error to the consumer: truncation is never
+//! taken for the end. A consumer that disappears is an error to the producer: nothing hangs.
 #![forbid(unsafe_code)]
 
 use std::io::{self, Read, Write};
@@ -149,7 +149,8 @@ impl Write for BlockingWriter {
     }
 }
 
-/// `body` after `transform`, which runs on a blocking thread and sees every error of `body`. Dropping the stream stops all of it.
+/// `body` after `transform`, which runs on a blocking thread and sees every error of `body`. Dropping the
+/// stream stops all of it.
 pub(crate) fn transform(
     body: ByteStream,
     transform: impl FnOnce(BlockingReader, &mut BlockingWriter) -> io::Result<()> + Send + 'static,

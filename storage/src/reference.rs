@@ -1,6 +1,7 @@
 //! [`Reference`]: the name of an image, in the grammar and with the defaults of docker.
 //!
-//! Source: the package `reference` of the distribution project (grammar in its `reference.go`, defaults in its `normalize.go`).
+//! Source: the package `reference` of the distribution project (grammar in its `reference.go`, defaults in its
+//! `normalize.go`).
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -51,7 +52,8 @@ pub enum ReferenceError {
 
 /// A normalised image reference: `docker.io/library/alpine:latest` when the user said `alpine`.
 ///
-/// Always has a tag or a digest; with both, the digest decides what is meant. [`fmt::Display`] is the canonical form, which parses to the same value.
+/// Always has a tag or a digest; with both, the digest decides what is meant. [`fmt::Display`] is the canonical
+/// form, which parses to the same value.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Reference {
@@ -176,7 +178,8 @@ fn check_not_id(text: &str) -> Result<(), ReferenceError> {
     if hex && text.len() == 64 { Err(ReferenceError::LooksLikeId) } else { Ok(()) }
 }
 
-/// The first component is a domain if it could not be a path on docker.io: it has a dot, a colon or capitals, or is `localhost`.
+/// The first component is a domain if it could not be a path on docker.io: it has a dot, a colon or capitals,
+/// or is `localhost`.
 fn split_domain(name: &str) -> (String, String) {
     let (domain, path) = match name.split_once('/') {
         Some((first, rest)) if is_domain_like(first) => (first, rest),

@@ -77,10 +77,12 @@ impl<R: Read> Read for Sha256Reader<R> {
     }
 }
 
-/// Gives the bytes of `inner`, and an error in the place of the end unless their number and digest are as promised.
+/// Gives the bytes of `inner`, and an error in the place of the end unless their number and digest are as
+/// promised.
 ///
-/// The error is an [`io::ErrorKind::InvalidData`] that holds a [`StorageError::Corrupt`], whose source is a [`VerifyError`].
-/// It comes at the latest when the reader is read to its end: a consumer that stops before must call [`VerifiedReader::finish`].
+/// The error is an [`io::ErrorKind::InvalidData`] that holds a [`StorageError::Corrupt`], whose source is a
+/// [`VerifyError`]. It comes at the latest when the reader is read to its end: a consumer that stops before
+/// must call [`VerifiedReader::finish`].
 #[derive(Debug)]
 pub struct VerifiedReader<R> {
     inner: R,

@@ -5,14 +5,16 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use super::layer::Counted;
+use super::layer::{Counted, Tee};
 use super::members::{Section, scan_error};
 use super::scan::{Kind, Member, Scanner, Source, Streamed};
 use super::{ArchiveError, ArchiveKind, ImportLimits, docker};
 use crate::compression::{Compression, DETECT_LEN, Decoder, Sniffed, is_tar_header, sniff};
+use crate::content::{check_layout_marker, copy};
 use crate::dir::Dir;
 use crate::error::{Result, StorageError};
 use crate::image::MAX_JSON_BYTES;
+use crate::json::JsonError;
 
 /// Top-level names of a root file system that no image archive has: seeing one decides.
 const ROOTFS_NAMES: [&str; 20] = [
@@ -55,54 +57,97 @@ pub(super) fn directory(path: &Path) -> Result<ArchiveKind> {
 
 /// The kind of a regular file.
 pub(super) fn file(file: &File, path: &Path, limits: &ImportLimits) -> Result<Found> {
+    let compression = compression(file, path)?;
+    if compression == Compression::None {
+        return plain(file, path, limits);
+    }
+    let reader = decoder(file).map_err(|e| StorageError::io("read", path, e))?;
+    let reader = Counted::new(reader, limits.archive_bytes, "archive", |_| ());
+    let kind = decide(&mut Scanner::new(Streamed(reader)), path, limits)?;
+    Ok(Found { kind, compression })
+}
+
+/// The compression of a tar; an error if it is none.
+pub(super) fn compression(file: &File, path: &Path) -> Result<Compression> {
     let failed = |e| StorageError::io("read", path, e);
     let (compression, _) = sniff(from_start(file)).map_err(failed)?;
     let mut block = Vec::new();
     decoder(file).and_then(|d| d.take(DETECT_LEN as u64).read_to_end(&mut block)).map_err(failed)?;
-    if !is_tar_header(&block) {
-        return Err(StorageError::invalid(path.display().to_string(), ArchiveError::Unknown));
+    if is_tar_header(&block) {
+        return Ok(compression);
     }
-    let kind = match compression {
-        Compression::None => {
-            let size = file.metadata().map_err(failed)?.len();
-            decide(Scanner::new(Section::new(file, 0, size)), path, limits)?
-        }
-        _ => {
-            let plain = Counted::new(decoder(file).map_err(failed)?, limits.archive_bytes, "archive", |_| ());
-            decide(Scanner::new(Streamed(plain)), path, limits)?
-        }
-    };
-    Ok(Found { kind, compression })
+    Err(StorageError::invalid(path.display().to_string(), ArchiveError::Unknown))
+}
+
+/// The kind of an uncompressed tar.
+pub(super) fn plain(file: &File, path: &Path, limits: &ImportLimits) -> Result<Found> {
+    let size = file.metadata().map_err(|e| StorageError::io("stat", path, e))?.len();
+    let kind = decide(&mut Scanner::new(Section::new(file, 0, size)), path, limits)?;
+    Ok(Found { kind, compression: Compression::None })
+}
+
+/// The kind of a compressed tar. If it is an archive of images, `scratch` holds all of it uncompressed;
+/// otherwise some of it.
+pub(super) fn decompressing(
+    file: &File,
+    path: &Path,
+    limits: &ImportLimits,
+    scratch: &mut File,
+    report: impl FnMut(u64),
+) -> Result<ArchiveKind> {
+    let failed = |e| StorageError::io("decompress", path, e);
+    let reader = Counted::new(decoder(file).map_err(failed)?, limits.archive_bytes, "archive", report);
+    let mut scanner = Scanner::new(Streamed(Tee { inner: reader, sink: scratch }));
+    let kind = decide(&mut scanner, path, limits)?;
+    if kind != ArchiveKind::RootfsTar {
+        copy(&mut scanner.into_source(), &mut io::sink()).map_err(failed)?;
+    }
+    Ok(kind)
 }
 
 /// Looks at members until one of them decides.
-fn decide<S: Source>(mut scanner: Scanner<S>, path: &Path, limits: &ImportLimits) -> Result<ArchiveKind> {
+fn decide<S: Source>(scanner: &mut Scanner<S>, path: &Path, limits: &ImportLimits) -> Result<ArchiveKind> {
     let failed = |e| scan_error(e, path);
-    let (mut docker, mut index, mut blobs) = (false, false, false);
+    let corrupt = |error| StorageError::corrupt(path.display().to_string(), error);
+    let mut docker: Option<std::result::Result<(), JsonError>> = None;
+    let (mut index, mut parts) = (false, false);
     for _ in 0..=limits.members {
         let Some(member) = scanner.next_member().map_err(failed)? else { break };
         let name = member.name.as_deref().unwrap_or("");
-        let top = name.split('/').next().unwrap_or("");
-        if ROOTFS_NAMES.contains(&top) || member.kind == Kind::Other {
+        if is_of_rootfs(name) || member.kind == Kind::Other {
             return Ok(ArchiveKind::RootfsTar);
         }
-        blobs |= top == BLOBS;
+        parts |= is_part_of_image(name);
         index |= name == LAYOUT_INDEX && member.kind == Kind::File;
         if is_document(&member, LAYOUT_MARKER) {
             let content = scanner.content(member.size).map_err(failed)?;
-            crate::content::check_layout_marker(&content, path)?;
+            check_layout_marker(&content, path)?;
             return Ok(ArchiveKind::OciArchive);
         }
         if is_document(&member, docker::MANIFEST) {
-            docker |= docker::is_manifest(&scanner.content(member.size).map_err(failed)?);
+            docker = Some(docker::check_manifest(&scanner.content(member.size).map_err(failed)?));
         }
     }
-    // A docker-archive may be an OCI layout as well, so its manifest.json alone does not decide.
-    match (docker, index && blobs) {
-        (true, _) => Ok(ArchiveKind::DockerArchive),
-        (false, true) => Err(StorageError::corrupt(path.display().to_string(), ArchiveError::NoLayoutMarker)),
-        (false, false) => Ok(ArchiveKind::RootfsTar),
+    // A docker-archive may be an OCI layout as well, so its manifest.json alone did not decide. And where the
+    // parts of an image lie about, a damaged or missing manifest does not make them a root file system.
+    match docker {
+        Some(Ok(())) => Ok(ArchiveKind::DockerArchive),
+        Some(Err(source)) if parts => {
+            Err(corrupt(ArchiveError::Json { name: docker::MANIFEST.into(), source }))
+        }
+        None if parts && index => Err(corrupt(ArchiveError::NoLayoutMarker)),
+        None if parts => Err(corrupt(ArchiveError::Missing { name: docker::MANIFEST.into() })),
+        Some(Err(_)) | None => Ok(ArchiveKind::RootfsTar),
     }
+}
+
+fn is_of_rootfs(name: &str) -> bool {
+    name.split('/').next().is_some_and(|top| ROOTFS_NAMES.contains(&top))
+}
+
+/// Blobs, configurations and layers: called after their digest, or `layer.tar`.
+fn is_part_of_image(name: &str) -> bool {
+    name.ends_with("/layer.tar") || docker::digest_in_name(name).is_some()
 }
 
 fn is_document(member: &Member, name: &str) -> bool {

@@ -1,6 +1,7 @@
 //! docker-archive: `manifest.json`, a configuration and layers in a tar.
 //!
-//! Source: docker's image specification v1.2, "Combined Image JSON + Filesystem Changeset Format"; seen from docker, podman, skopeo, kaniko.
+//! Source: docker's image specification v1.2, "Combined Image JSON + Filesystem Changeset Format"; seen from
+//! docker, podman, skopeo, kaniko.
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
@@ -18,7 +19,7 @@ use crate::image::descriptor::Descriptor;
 use crate::image::media_type::OCI_CONFIG;
 use crate::image::record::{ImageRecord, diff_ids};
 use crate::image::{ImageError, MAX_JSON_BYTES, MAX_LAYERS};
-use crate::json;
+use crate::json::{self, JsonError};
 
 /// The member that makes a tar a docker-archive.
 pub(super) const MANIFEST: &str = "manifest.json";
@@ -39,8 +40,8 @@ impl Entry {
 }
 
 /// Whether this is the content of [`MANIFEST`], and not some file of that name.
-pub(super) fn is_manifest(bytes: &[u8]) -> bool {
-    json::parse::<Vec<Entry>>(bytes, MAX_JSON_BYTES).is_ok()
+pub(super) fn check_manifest(bytes: &[u8]) -> std::result::Result<(), JsonError> {
+    json::parse::<Vec<Entry>>(bytes, MAX_JSON_BYTES).map(|_| ())
 }
 
 /// Imports the image that is meant.
@@ -59,14 +60,15 @@ pub(super) fn import(import: &mut Import<'_>, members: &Members<'_>) -> Result<I
     }
     let config: ImageConfiguration = json::parse(&config_bytes, MAX_JSON_BYTES)
         .map_err(|e| import.corrupt(undecodable("configuration", e)))?;
+    import.check_platform(&config)?;
     let layers = store_layers(import, members, &entry, &config)?;
 
     let size = config_bytes.len() as u64;
     import.store.put_blob(config_bytes.as_slice(), Some((digest.clone(), size)))?;
     let config = Descriptor::new(OCI_CONFIG, digest, size);
     let descriptors: Vec<Descriptor> = layers.iter().map(Stored::descriptor).collect();
-    let manifest = put_manifest(import.store, config, &descriptors)?;
-    import.check_platform(&import.store.record(&manifest)?)?;
+    let manifest = put_manifest(import.store, &config, &descriptors)?;
+
     import.store.tag(&reference, &manifest)
 }
 
@@ -98,7 +100,7 @@ fn choose(import: &Import<'_>, mut entries: Vec<Entry>) -> Result<Entry> {
 }
 
 /// The configuration is called after its digest: `HEX.json`, `sha256:HEX`, `blobs/sha256/HEX`.
-fn digest_in_name(name: &str) -> Option<Digest> {
+pub(super) fn digest_in_name(name: &str) -> Option<Digest> {
     let last = name.rsplit('/').next()?;
     let hex = last.strip_suffix(".json").unwrap_or(last);
     let hex = hex.strip_prefix("sha256:").unwrap_or(hex);

@@ -45,16 +45,31 @@ pub(super) fn store(
         let tee = Tee { inner: Counted::new(raw, u64::MAX, "layer", report), sink };
         let (compression, reader) = sniff(tee).map_err(failed)?;
         let plain = Decoder::new(reader, compression).map_err(failed)?;
-        let mut plain = Sha256Reader::new(Counted::new(plain, limit, "uncompressed layer", |_| ()));
-        let mut start = Vec::with_capacity(DETECT_LEN);
-        plain.by_ref().take(DETECT_LEN as u64).read_to_end(&mut start).map_err(failed)?;
-        copy(&mut plain, &mut io::sink()).map_err(failed)?;
-        let (diff_id, ..) = plain.finish();
-        check(&start, &diff_id)?;
-        Ok((compression, diff_id))
+        let plain = Counted::new(plain, limit, "uncompressed layer", |_| ());
+        let (start, diff_id) = drain(plain, compression).map_err(failed)?;
+        Ok((compression, start, diff_id))
     };
-    let ((compression, diff_id), digest, size) = store.put_with(fill)?;
-    Ok(Stored { digest, size, compression, diff_id })
+    let diff_id_of =
+        |diff_id: &Option<Digest>, digest: &Digest| diff_id.clone().unwrap_or_else(|| digest.clone());
+    let stored =
+        store.put_with(fill, |(_, start, diff_id), digest| check(start, &diff_id_of(diff_id, digest)))?;
+    let ((compression, _, diff_id), digest, size) = stored;
+    Ok(Stored { diff_id: diff_id_of(&diff_id, &digest), digest, size, compression })
+}
+
+/// Reads all of a tar: its first bytes, and its digest unless that is the one of the blob, which is hashed
+/// anyway.
+fn drain(mut plain: impl Read, compression: Compression) -> io::Result<(Vec<u8>, Option<Digest>)> {
+    let mut start = Vec::with_capacity(DETECT_LEN);
+    if compression == Compression::None {
+        plain.by_ref().take(DETECT_LEN as u64).read_to_end(&mut start)?;
+        copy(&mut plain, &mut io::sink())?;
+        return Ok((start, None));
+    }
+    let mut hashed = Sha256Reader::new(plain);
+    hashed.by_ref().take(DETECT_LEN as u64).read_to_end(&mut start)?;
+    copy(&mut hashed, &mut io::sink())?;
+    Ok((start, Some(hashed.finish().0)))
 }
 
 /// For [`store`]: the diff_id must be the one promised.
@@ -71,9 +86,9 @@ pub(super) fn expect_tar(start: &[u8]) -> Result<(), ArchiveError> {
 }
 
 /// Writes what is read through it.
-struct Tee<'a, R> {
-    inner: R,
-    sink: &'a mut dyn Write,
+pub(super) struct Tee<'a, R> {
+    pub(super) inner: R,
+    pub(super) sink: &'a mut dyn Write,
 }
 
 impl<R: Read> Read for Tee<'_, R> {

@@ -90,13 +90,15 @@ pub(super) fn import(import: &mut Import<'_>, layout: &dyn Layout) -> Result<Ima
     let (descriptor, manifest) = follow(import, layout, chosen, budget)?;
     let config = blob(import, layout, &manifest.config)?;
     let record = ImageRecord::new(&descriptor, &manifest, &config)?;
-    import.check_platform(&record)?;
+    import.check_platform(&record.config)?;
     for (at, layer) in manifest.layers.iter().enumerate() {
         store_layer(import, layout, layer, (at, manifest.layers.len()))?;
     }
     store_document(import, &manifest.config, &config)?;
     store_document(import, &descriptor, &blob(import, layout, &descriptor)?)?;
-    import.store.tag(&reference, &descriptor)
+    // Not with the annotations of the source, which would fill up the index of the store.
+    let plain = Descriptor::new(descriptor.media_type, descriptor.digest, descriptor.size);
+    import.store.tag(&reference, &plain)
 }
 
 /// A bare tag is not the name of an image.
@@ -119,8 +121,8 @@ fn read_index(import: &Import<'_>, layout: &dyn Layout) -> Result<Index> {
     Ok(index)
 }
 
-/// The entry that the caller named; else the one that is called like the result; else the only name there is. Entries of one
-/// name are for different platforms.
+/// The entry that the caller named; else the one that is called like the result; else the only name there is.
+/// Entries of one name are for different platforms.
 fn choose<'a>(import: &Import<'_>, entries: &'a [Descriptor]) -> Result<&'a Descriptor> {
     let is_image =
         |d: &&Descriptor| media_type::is_manifest(&d.media_type) || media_type::is_index(&d.media_type);
@@ -154,7 +156,8 @@ fn is_called(descriptor: &Descriptor, selector: &str) -> bool {
         || names.into_iter().flatten().any(|name| selects(selector, name))
 }
 
-/// From a descriptor through indexes to a manifest. A blob cannot contain its own digest, so this ends even without the depth.
+/// From a descriptor through indexes to a manifest. A blob cannot contain its own digest, so this ends even
+/// without the depth.
 fn follow(
     import: &Import<'_>,
     layout: &dyn Layout,
@@ -165,7 +168,7 @@ fn follow(
     for _ in 0..=MAX_INDEX_DEPTH {
         let bytes = blob(import, layout, &descriptor)?;
         match Document::parse(&bytes, &descriptor)? {
-            Document::Manifest(manifest) => return Ok((descriptor, manifest)),
+            Document::Manifest(manifest) => return Ok((descriptor, *manifest)),
             Document::Index(entries) => {
                 budget = budget.checked_sub(entries.len()).ok_or_else(too_many)?;
                 let found = best(&entries, &wanted).cloned();

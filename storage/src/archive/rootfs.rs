@@ -19,12 +19,13 @@ use crate::reference::Reference;
 /// `PATH` of an image that does not say.
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Imports a root file system from a stream of tar, plain or compressed, as `reference`. The layer is stored as it comes; configuration and manifest
-/// are made up, without times: the same stream always makes the same image.
+/// Imports a root file system from a stream of tar, plain or compressed, as `reference`. The layer is stored as
+/// it comes; configuration and manifest are made up, without times: the same stream always makes the same
+/// image.
 ///
 /// # Errors
-/// `Invalid` with [`super::ArchiveError::Unknown`] if it is no tar; `Corrupt` for a damaged compression; `LimitExceeded`; `Io`, also for errors
-/// of `reader`.
+/// `Invalid` with [`super::ArchiveError::Unknown`] if it is no tar; `Corrupt` for a damaged compression;
+/// `LimitExceeded`; `Io`, also for errors of `reader`.
 pub fn import_rootfs_stream(
     store: &ContentStore,
     reader: impl Read,
@@ -48,7 +49,7 @@ pub(super) fn import(import: &mut Import<'_>, reader: impl Read, total: Option<u
         layer::expect_tar(start).map_err(not_tar)
     })?;
     let config = configuration(import, &stored)?;
-    let manifest = put_manifest(import.store, config, &[stored.descriptor()])?;
+    let manifest = put_manifest(import.store, &config, &[stored.descriptor()])?;
     import.store.tag(&reference, &manifest)
 }
 
@@ -71,7 +72,7 @@ fn configuration(import: &Import<'_>, layer: &Stored) -> Result<Descriptor> {
 /// Stores the manifest of an image.
 pub(super) fn put_manifest(
     store: &ContentStore,
-    config: Descriptor,
+    config: &Descriptor,
     layers: &[Descriptor],
 ) -> Result<Descriptor> {
     let manifest = json!({

@@ -1,7 +1,8 @@
 //! [`Scanner`]: the members of a tar, with bounded memory and without reading their content.
 //!
-//! For archives of images only, which are flat; the layers inside are for the unpacker. Names, links and sizes are understood as ustar, PAX
-//! and GNU have them; everything that those disagree on is refused. Sources: tar(5), POSIX pax(1).
+//! For archives of images only, which are flat; the layers inside are for the unpacker. Names, links and sizes
+//! are understood as ustar, PAX and GNU have them; everything that those disagree on is refused. Sources:
+//! tar(5), POSIX pax(1).
 #![forbid(unsafe_code)]
 
 use std::io::{self, Read};
@@ -10,6 +11,7 @@ use tar::EntryType;
 
 use super::ArchiveError;
 use crate::compression::is_tar_header;
+use crate::content::copy;
 
 const BLOCK: u64 = 512;
 /// The largest extended header.
@@ -32,8 +34,9 @@ impl<R: Read> Read for Streamed<R> {
 
 impl<R: Read> Source for Streamed<R> {
     fn skip(&mut self, n: u64) -> io::Result<()> {
-        let skipped = io::copy(&mut self.0.by_ref().take(n), &mut io::sink())?;
-        if skipped == n { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+        let mut part = self.0.by_ref().take(n);
+        copy(&mut part, &mut io::sink())?;
+        if part.limit() == 0 { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
     }
 }
 
@@ -102,6 +105,11 @@ impl<S: Source> Scanner<S> {
         Self { source, position: 0, next: 0, ended: false }
     }
 
+    /// The rest of the stream.
+    pub(super) fn into_source(self) -> S {
+        self.source
+    }
+
     /// The next member, until the end of the archive: a block of zeros, or of the stream.
     pub(super) fn next_member(&mut self) -> Result<Option<Member>, ScanError> {
         let mut extension = Extension::default();
@@ -135,7 +143,7 @@ impl<S: Source> Scanner<S> {
         extension: Extension,
     ) -> Result<Member, ScanError> {
         let path = extension.path.unwrap_or_else(|| header.path_bytes().into_owned());
-        let link = extension.link.or_else(|| header.link_name_bytes().map(|link| link.into_owned()));
+        let link = extension.link.or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned));
         let link = || link.and_then(|link| String::from_utf8(link).ok());
         let kind = match entry_type {
             // The content of a sparse file is not what lies in the archive.

@@ -102,3 +102,34 @@ fn what_is_no_archive_is_refused() {
     );
     bench.nothing_named();
 }
+
+/// One flipped byte: either it does not matter, or the import fails. Nothing in between.
+#[test]
+fn a_flipped_byte_never_makes_another_image() {
+    let bench = Bench::new();
+    for tar in [docker::simple(), build::simple_layout().tar()] {
+        let good = bench.import(&tar).unwrap();
+        for at in (0..tar.len()).step_by(37) {
+            let mut flipped = tar.clone();
+            flipped[at] ^= 0x41;
+            if let Ok(record) = bench.import(&flipped) {
+                assert_eq!(record.layers, good.layers, "byte {at}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_stream_is_imported_like_a_file() {
+    let bench = Bench::new();
+    let options = ImportOptions::default();
+    for archive in [docker::simple(), build::gzip(&build::simple_layout().tar())] {
+        let from_file = bench.import_path(&bench.file(&archive), &options).unwrap();
+        let from_stream = import_reader(&bench.store, archive.as_slice(), &options, &mut |_| ()).unwrap();
+        assert_eq!(from_stream.manifest_digest, from_file.manifest_digest);
+    }
+    let limits = ImportLimits { archive_bytes: 1 << 20, ..ImportLimits::default() };
+    let endless =
+        import_reader(&bench.store, std::io::repeat(0), &ImportOptions { limits, ..as_app() }, &mut |_| ());
+    assert_eq!(endless.unwrap_err().kind(), StorageErrorKind::LimitExceeded);
+}

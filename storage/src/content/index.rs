@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
+use std::io::Read;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -18,6 +19,7 @@ use crate::image::record::ImageRecord;
 use crate::image::{ImageError, MAX_INDEX_DEPTH, MAX_JSON_BYTES, media_type};
 use crate::json;
 use crate::reference::Reference;
+use crate::verify::VerifiedReader;
 
 const INDEX_FILE: &str = "index.json";
 const INDEX_LOCK: &str = ".index.lock";
@@ -37,7 +39,8 @@ pub(super) struct Index {
 /// A reference of the store, and what it leads to.
 #[derive(Debug)]
 pub struct ImageEntry {
-    /// The reference as stored: canonical if this crate set it, arbitrary (often a bare tag) if another tool did.
+    /// The reference as stored: canonical if this crate set it, arbitrary (often a bare tag) if another tool
+    /// did.
     pub reference: Option<String>,
     /// What it points at.
     pub manifest_digest: Digest,
@@ -46,17 +49,22 @@ pub struct ImageEntry {
 }
 
 impl ContentStore {
-    /// Makes `reference` lead to the manifest `descriptor`, whose blobs must all be there. What it led to before stays
-    /// without reference. Hold a [`Lease`] since before the blobs were stored.
+    /// Makes `reference` lead to the manifest `descriptor`, whose blobs must all be there. What it led to
+    /// before stays without reference. Hold a [`Lease`] since before the blobs were stored.
     ///
     /// # Errors
-    /// `NotFound` for a missing blob; `Corrupt` or `Unsupported` for a manifest or configuration that is not acceptable; `Io`.
+    /// `Invalid` if the reference has the digest of something else; `NotFound` for a missing blob; `Corrupt` or
+    /// `Unsupported` for a manifest or configuration that is not acceptable; `Io`.
     pub fn tag(&self, reference: &Reference, descriptor: &Descriptor) -> Result<ImageRecord> {
+        let name = reference.to_string();
+        if reference.digest().is_some_and(|digest| *digest != descriptor.digest) {
+            let error = ImageError::PinnedElsewhere { actual: descriptor.digest.clone() };
+            return Err(StorageError::invalid(format!("reference {name}"), error));
+        }
         let mut record = self.record(descriptor)?;
         for layer in &record.layers {
             self.read_blob(&layer.digest, layer.size)?;
         }
-        let name = reference.to_string();
         let mut entry = descriptor.clone();
         entry.annotations.get_or_insert_default().insert(REF_NAME.into(), name.clone());
         self.change_index(|entries| {
@@ -67,24 +75,25 @@ impl ContentStore {
         Ok(record)
     }
 
-    /// The image that `reference` leads to. A reference with a digest is found by the digest alone, too.
+    /// The image that `reference` leads to. Of a reference with a digest only the digest counts.
     ///
     /// # Errors
     /// `Corrupt` or `Unsupported` for an image that is there and cannot be used; `Io`.
     pub fn resolve(&self, reference: &Reference) -> Result<Option<ImageRecord>> {
+        if let Some(digest) = reference.digest() {
+            return self.resolve_digest(digest);
+        }
         let name = reference.to_string();
         let index = self.read_index()?;
-        if let Some(entry) = index.manifests.iter().find(|e| e.ref_name() == Some(&name)) {
-            let record = self.record(entry)?;
-            return Ok(Some(ImageRecord { reference: Some(name), ..record }));
-        }
-        match reference.digest() {
-            Some(digest) => self.resolve_digest(digest),
-            None => Ok(None),
-        }
+        let Some(entry) = index.manifests.iter().find(|e| e.ref_name() == Some(&name)) else {
+            return Ok(None);
+        };
+        let record = self.record(entry)?;
+        Ok(Some(ImageRecord { reference: Some(name), ..record }))
     }
 
-    /// The image with the manifest `digest`, whether or not a reference leads to it.
+    /// The image with the manifest (or index) `digest`, whether or not a reference leads to it. Other blobs are
+    /// no images.
     ///
     /// # Errors
     /// Those of [`ContentStore::resolve`].
@@ -153,7 +162,8 @@ impl ContentStore {
         }
     }
 
-    /// Follows a descriptor, through indexes, to the manifest for this host, and reads that with its configuration.
+    /// Follows a descriptor, through indexes, to the manifest for this host, and reads that with its
+    /// configuration.
     pub(crate) fn record(&self, descriptor: &Descriptor) -> Result<ImageRecord> {
         let mut descriptor = descriptor.clone();
         for _ in 0..=MAX_INDEX_DEPTH {
@@ -175,19 +185,28 @@ impl ContentStore {
     }
 
     /// A descriptor for a manifest that no reference leads to: its type is what it calls itself, or OCI's.
+    /// `None` if there is no such blob, or it is something else.
     fn guess_descriptor(&self, digest: &Digest) -> Result<Option<Descriptor>> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct Typed {
             media_type: Option<String>,
+            layers: Option<serde::de::IgnoredAny>,
             manifests: Option<serde::de::IgnoredAny>,
         }
-        let Some((_, size)) = self.blobs.open_file(super::file_name(digest)?)? else { return Ok(None) };
-        let bytes = self.read_json_blob(digest, size)?;
-        let typed: Typed = json::parse(&bytes, MAX_JSON_BYTES)
-            .map_err(|e| StorageError::corrupt(format!("blob {digest}"), ImageError::Json(e)))?;
-        let default =
-            if typed.manifests.is_some() { media_type::OCI_INDEX } else { media_type::OCI_MANIFEST };
+        let Some((file, size)) = self.blobs.open_file(super::file_name(digest)?)? else { return Ok(None) };
+        if size > MAX_JSON_BYTES {
+            return Ok(None);
+        }
+        let mut bytes = Vec::new();
+        let read = VerifiedReader::new(file, digest.clone(), size).read_to_end(&mut bytes);
+        read.map_err(|e| StorageError::io("read", self.blob_path(digest), e))?;
+        let Ok(typed) = json::parse::<Typed>(&bytes, MAX_JSON_BYTES) else { return Ok(None) };
+        let default = match (typed.layers, typed.manifests) {
+            (_, Some(_)) => media_type::OCI_INDEX,
+            (Some(_), None) => media_type::OCI_MANIFEST,
+            (None, None) => return Ok(None),
+        };
         let media_type = typed.media_type.unwrap_or_else(|| default.to_owned());
         Ok(Some(Descriptor::new(media_type, digest.clone(), size)))
     }

@@ -47,7 +47,8 @@ impl ContentStore {
     /// Waits until nobody holds a [`super::Lease`], up to half a minute.
     ///
     /// # Errors
-    /// `Busy` while something is being imported; `Corrupt` if a manifest that is referred to cannot be read: then nothing is removed; `Io`.
+    /// `Busy` while something is being imported; `Corrupt` if a manifest that is referred to cannot be read:
+    /// then nothing is removed; `Io`.
     pub fn prune_blobs(&self, keep: &[Digest]) -> Result<Pruned> {
         let _lock = lock(&self.root, BLOB_LOCK, Mode::Exclusive)?;
         sweep(&self.ingest)?;

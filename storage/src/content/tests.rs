@@ -140,7 +140,13 @@ fn references_lead_to_images() {
     assert!(store.resolve_digest(&one.digest).unwrap().unwrap().reference.is_none());
     let pinned = reference(&format!("app@{}", one.digest));
     assert_eq!(store.resolve(&pinned).unwrap().unwrap().manifest_digest, one.digest);
-    assert!(store.resolve_digest(&Digest::sha256(b"none")).unwrap().is_none());
+    for other in [&b"none"[..], b"one"] {
+        assert!(store.resolve_digest(&Digest::sha256(other)).unwrap().is_none());
+    }
+    assert!(store.resolve_digest(&store.resolve(&name).unwrap().unwrap().config_digest).unwrap().is_none());
+    assert_eq!(store.tag(&pinned, &two).unwrap_err().kind(), StorageErrorKind::InvalidArgument);
+    store.tag(&pinned, &one).unwrap();
+    assert!(store.untag(&pinned).unwrap());
     assert!(store.untag(&name).unwrap());
     assert!(!store.untag(&name).unwrap());
     assert!(store.resolve(&name).unwrap().is_none());

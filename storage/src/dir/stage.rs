@@ -17,7 +17,8 @@ const PREFIX: &str = ".stage-";
 
 /// A file under a temporary name of its own, removed again unless it is committed.
 ///
-/// It is locked (flock(2)) for as long as it is staged: [`sweep`] removes those that nobody holds any more, which a crash left behind.
+/// It is locked (flock(2)) for as long as it is staged: [`sweep`] removes those that nobody holds any more,
+/// which a crash left behind.
 #[derive(Debug)]
 pub(crate) struct Staged<'a> {
     dir: &'a Dir,
@@ -90,17 +91,22 @@ pub(crate) fn replace(dir: &Dir, name: &str, bytes: &[u8]) -> Result<()> {
 /// Removes the staged files of `dir` that no living process holds.
 pub(crate) fn sweep(dir: &Dir) -> Result<()> {
     for name in dir.names()? {
-        if name.starts_with(PREFIX) && abandoned(dir, &name) {
-            dir.remove_file(&name)?;
+        if let Some(lock) = name.starts_with(PREFIX).then(|| abandoned(dir, &name)).flatten() {
+            // What cannot be removed must not keep anybody from saving.
+            let _ = dir.remove_file(&name);
+            // Not before: whoever has just created the file waits for this lock, and then looks whether it is
+            // still there.
+            drop(lock);
         }
     }
     Ok(())
 }
 
-/// Whether the staged file `name` is there and not locked. Anything odd under such a name is left alone.
-fn abandoned(dir: &Dir, name: &str) -> bool {
-    let Ok(Some((file, _))) = dir.open_file(name) else { return false };
-    rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
+/// The staged file `name`, locked, if it is there and nobody else holds it. Anything odd under such a name is
+/// left alone.
+fn abandoned(dir: &Dir, name: &str) -> Option<File> {
+    let (file, _) = dir.open_file(name).ok()??;
+    rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok().then_some(file)
 }
 
 #[cfg(test)]
@@ -132,5 +138,26 @@ mod tests {
         let mut names = dir.names().unwrap();
         names.sort();
         assert_eq!(names, [alive.name.as_str(), "data"]);
+    }
+
+    #[test]
+    fn sweepers_do_not_disturb_those_who_stage() {
+        let tmp = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            for n in 0..4 {
+                let dir = Dir::open(tmp.path()).unwrap();
+                scope.spawn(move || {
+                    for _ in 0..300 {
+                        sweep(&dir).unwrap();
+                        let mut staged = Staged::new(&dir).unwrap();
+                        staged.write(b"x").unwrap();
+                        let target = format!("file-{n}");
+                        rustix::fs::renameat(&dir, staged.name.as_str(), &dir, &target).unwrap();
+                        staged.live = false;
+                    }
+                });
+            }
+        });
+        assert_eq!(Dir::open(tmp.path()).unwrap().names().unwrap().len(), 4);
     }
 }

@@ -13,7 +13,8 @@ use crate::digest::{Digest, Hasher};
 /// The annotation that holds the reference of an index entry (image-spec, annotations.md).
 pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
-/// A descriptor (image-spec, descriptor.md). `urls` and everything unknown is kept when it is written back, and never used.
+/// A descriptor (image-spec, descriptor.md). `urls` and everything unknown is kept when it is written back, and
+/// never used.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Descriptor {

@@ -23,7 +23,7 @@ pub struct Manifest {
 #[derive(Debug, Clone)]
 pub enum Document {
     /// One image.
-    Manifest(Manifest),
+    Manifest(Box<Manifest>),
     /// Several, one of which is meant.
     Index(Vec<Descriptor>),
 }
@@ -44,8 +44,8 @@ impl Document {
     /// Decodes `bytes`, whose digest and size were verified against `descriptor`.
     ///
     /// # Errors
-    /// `Corrupt` with an [`ImageError`]; `Unsupported` for a media type that is no image or a layer that is no tar;
-    /// `LimitExceeded` for too many layers or descriptors.
+    /// `Corrupt` with an [`ImageError`]; `Unsupported` for a media type that is no image or a layer that is no
+    /// tar; `LimitExceeded` for too many layers or descriptors.
     pub fn parse(bytes: &[u8], descriptor: &Descriptor) -> Result<Self> {
         let announced = descriptor.media_type.as_str();
         let name = || format!("image document {}", descriptor.digest);
@@ -64,7 +64,7 @@ impl Document {
         match (is_index, raw.config, raw.layers, raw.manifests) {
             (false, Some(config), Some(layers), None) => {
                 check_manifest(&config, &layers, wrong)?;
-                Ok(Self::Manifest(Manifest { config, layers }))
+                Ok(Self::Manifest(Box::new(Manifest { config, layers })))
             }
             (true, None, None, Some(manifests)) => {
                 check_index(&manifests, wrong)?;
@@ -122,7 +122,8 @@ fn check_index(manifests: &[Descriptor], wrong: impl Fn(ImageError) -> StorageEr
     manifests.iter().try_for_each(|descriptor| descriptor.check().map_err(&wrong))
 }
 
-/// The descriptor that serves `wanted` best; the first of equals. Descriptors that lead to no image are not looked at.
+/// The descriptor that serves `wanted` best; the first of equals. Descriptors that lead to no image are not
+/// looked at.
 #[must_use]
 pub fn best<'a>(
     candidates: impl IntoIterator<Item = &'a Descriptor>,

@@ -40,9 +40,11 @@ pub fn is_config(media_type: &str) -> bool {
     matches!(media_type, OCI_CONFIG | DOCKER_CONFIG)
 }
 
-/// The compression of a layer of this type; `None` if it is no tar layer that can be unpacked (encrypted, wasm, …).
+/// The compression of a layer of this type; `None` if it is no tar layer that can be unpacked (encrypted, wasm,
+/// …).
 ///
-/// Layers marked as not distributable are layers like any other here: where their bytes are present they are used.
+/// Layers marked as not distributable are layers like any other here: where their bytes are present they are
+/// used.
 #[must_use]
 pub fn layer_compression(media_type: &str) -> Option<Compression> {
     let tar = [OCI_FOREIGN_LAYER, OCI_LAYER, DOCKER_FOREIGN_LAYER, DOCKER_LAYER];

@@ -43,8 +43,8 @@ impl Platform {
 
     /// How well `candidate` serves where `self` is wanted: higher is better, `None` is not at all.
     ///
-    /// A candidate without a platform may be anything and comes last. Variants are levels: one that is lower than wanted
-    /// works, a higher one does not (image-spec, "Platform Variants").
+    /// A candidate without a platform may be anything and comes last. Variants are levels: one that is lower
+    /// than wanted works, a higher one does not (image-spec, "Platform Variants").
     #[must_use]
     pub fn rank(&self, candidate: Option<&Self>) -> Option<u32> {
         let Some(candidate) = candidate else { return Some(0) };

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use oci_spec::image::ImageConfiguration;
+use serde::Serialize;
 
 use super::descriptor::Descriptor;
 use super::document::Manifest;
@@ -13,7 +14,8 @@ use crate::error::{Result, StorageError, quoted};
 use crate::json;
 
 /// A stored image.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ImageRecord {
     /// The reference it was found by, canonical; `None` if by digest and it has none.
     pub reference: Option<String>,
@@ -32,7 +34,8 @@ pub struct ImageRecord {
 }
 
 /// A layer of an [`ImageRecord`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct LayerRecord {
     /// Digest of the blob.
     pub digest: Digest,
@@ -82,15 +85,16 @@ impl ImageRecord {
     /// What the image says it runs on; nothing if it says nothing.
     #[must_use]
     pub fn platform(&self) -> Option<Platform> {
-        let architecture = self.config.architecture().to_string();
-        let os = self.config.os().to_string();
-        let variant = self.config.variant().clone().filter(|v| !v.is_empty());
-        if architecture.is_empty() || os.is_empty() {
-            None
-        } else {
-            Some(Platform { os, architecture, variant })
-        }
+        platform(&self.config)
     }
+}
+
+/// See [`ImageRecord::platform`].
+pub(crate) fn platform(config: &ImageConfiguration) -> Option<Platform> {
+    let architecture = config.architecture().to_string();
+    let os = config.os().to_string();
+    let variant = config.variant().clone().filter(|v| !v.is_empty());
+    if architecture.is_empty() || os.is_empty() { None } else { Some(Platform { os, architecture, variant }) }
 }
 
 /// The uncompressed digests that a configuration promises.

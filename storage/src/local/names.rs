@@ -33,8 +33,8 @@ pub enum ImageRefError {
     TooLong,
 }
 
-/// Checks that `image_ref` can be the path of an archive below `images/`: non-empty components that do not start with
-/// a dot, of bounded length, without control characters. It need not be a well-formed OCI reference.
+/// Checks that `image_ref` can be the path of an archive below `images/`: non-empty components that do not
+/// start with a dot, of bounded length, without control characters. It need not be a well-formed OCI reference.
 ///
 /// # Errors
 /// [`ImageRefError`] says which rule is broken.

@@ -80,7 +80,7 @@ impl LayoutBuilder {
     /// An image whose layers are gzip.
     pub(super) fn image(&mut self, config: &[u8], layers: &[&[u8]]) -> Value {
         let config = self.blob(OCI_CONFIG, config);
-        let pack = |layer: &&[u8]| self.blob(&oci_layer(Compression::Gzip), &gzip(layer));
+        let pack = |layer: &&[u8]| self.blob(oci_layer(Compression::Gzip), &gzip(layer));
         let layers: Vec<Value> = layers.iter().map(pack).collect();
         let manifest =
             json!({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": layers});

@@ -19,7 +19,7 @@ fn archive(tags: &[&str], layers: &[(&[u8], Vec<u8>)]) -> Vec<u8> {
     tar_of(&files)
 }
 
-fn simple() -> Vec<u8> {
+pub(super) fn simple() -> Vec<u8> {
     let (a, b, c) = (layer("a"), layer("b"), layer("c"));
     archive(&["example.com/app:v1"], &[(&a, a.clone()), (&b, gzip(&b)), (&c, zstd(&c))])
 }
@@ -178,7 +178,7 @@ fn limits_hold() {
     {
         assert_eq!(limited(limits).kind(), StorageErrorKind::LimitExceeded);
     }
-    // More members than an image archive may have: it is taken for a root file system, of which the default name is missing.
+
     let bomb = gzip(&vec![0; 20 << 20]);
     let big = archive(&[], &[(&vec![0; 20 << 20], bomb)]);
     let limits = ImportLimits { layer_bytes: 1 << 20, ..limits };

@@ -182,6 +182,8 @@ fn a_bare_tag_is_no_reference() {
     builder.entries[0]["annotations"]["io.containerd.image.name"] = json!("docker.io/library/app:latest");
     let record = bench.import_path(&bench.file(&builder.tar()), &ImportOptions::default()).unwrap();
     assert_eq!(record.reference.as_deref(), Some("docker.io/library/app:latest"));
+    let index = std::fs::read_to_string(bench.path("store/index.json")).unwrap();
+    assert!(!index.contains("containerd"), "annotations of the source end here: {index}");
 }
 
 #[test]
