@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use super::report::UnpackReport;
 use super::stream::{ChunkFeeder, hex, pipeline};
 use super::tar::TarReader;
-use super::unpack::{UnpackError, UnpackOptions, unpack_entries};
+use super::unpack::{UnpackError, UnpackOptions, sync, unpack_entries};
 
 /// How a blob is compressed, as its media type says. Nothing else is ever guessed or run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,7 +124,7 @@ pub fn unpack_blob(
     if diff_id != source.diff_id_hex {
         return Err(BlobError::DiffId { expected: source.diff_id_hex.clone(), actual: diff_id });
     }
-    rustix::fs::syncfs(dest).map_err(|errno| BlobError::Sync(errno.into()))?;
+    sync(dest).map_err(BlobError::Sync)?;
     Ok(report)
 }
 

@@ -146,3 +146,62 @@ fn reopen(below: &Level, id: (u64, u64)) -> io::Result<OwnedFd> {
     let stat = fstat(&fd)?;
     if (stat.st_dev, stat.st_ino) == id { Ok(fd) } else { Err(Errno::STALE.into()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::path::Path;
+
+    fn open(path: &Path) -> OwnedFd {
+        rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap()
+    }
+
+    #[test]
+    fn everything_below_goes_and_nothing_beside() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |path: &str| dir.path().join(path);
+        fs::create_dir_all(at("tree/a/b/c")).unwrap();
+        fs::create_dir(at("beside")).unwrap();
+        fs::write(at("beside/x"), "x").unwrap();
+        for name in 0..3000 {
+            fs::write(at("tree/a").join(name.to_string()), "").unwrap();
+        }
+        symlink("../../beside", at("tree/a/link")).unwrap();
+        symlink(at("beside"), at("tree/link")).unwrap();
+        remove_tree(open(dir.path()).as_fd(), OsStr::new("tree")).unwrap();
+        assert!(!at("tree").exists());
+        assert_eq!(fs::read_to_string(at("beside/x")).unwrap(), "x");
+    }
+
+    #[test]
+    fn directories_without_permissions_go_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let inner = dir.path().join("tree/closed/read-only/empty");
+        fs::create_dir_all(&inner).unwrap();
+        fs::write(dir.path().join("tree/closed/read-only/f"), "").unwrap();
+        for (path, mode) in [
+            ("tree/closed/read-only/empty", 0),
+            ("tree/closed/read-only", 0o500),
+            ("tree/closed", 0),
+            ("tree", 0),
+        ] {
+            fs::set_permissions(dir.path().join(path), fs::Permissions::from_mode(mode)).unwrap();
+        }
+        remove_tree(open(dir.path()).as_fd(), OsStr::new("tree")).unwrap();
+        assert!(!dir.path().join("tree").exists());
+    }
+
+    #[test]
+    fn a_link_goes_and_its_target_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("target")).unwrap();
+        symlink("target", dir.path().join("link")).unwrap();
+        let parent = open(dir.path());
+        remove_tree(parent.as_fd(), OsStr::new("link")).unwrap();
+        remove_tree(parent.as_fd(), OsStr::new("not there")).unwrap();
+        assert!(dir.path().join("target").exists());
+        assert!(!dir.path().join("link").exists());
+    }
+}

@@ -10,7 +10,7 @@ use super::pack::{PackError, PackOptions, pack_to};
 use super::report::{PackReport, UnpackReport};
 use super::stream::{ChunkFeeder, HashingSink, pipeline};
 use super::tar::TarReader;
-use super::unpack::{UnpackError, UnpackOptions, unpack_entries};
+use super::unpack::{UnpackError, UnpackOptions, sync, unpack_entries};
 
 /// A packed snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,7 +104,7 @@ pub fn unpack_snapshot(
         return Err(SnapshotError::Digest { expected: expected_sha256.to_owned(), actual: sha256 });
     }
     let report = unpacked.map_err(SnapshotError::Unpack)?;
-    rustix::fs::syncfs(dest).map_err(|errno| SnapshotError::Sync(errno.into()))?;
+    sync(dest).map_err(SnapshotError::Sync)?;
     Ok(report)
 }
 

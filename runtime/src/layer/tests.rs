@@ -2,5 +2,9 @@
 #![forbid(unsafe_code)]
 
 mod hostile;
+mod interop;
 mod listing;
+mod merging;
+mod overlay;
+mod pipelines;
 mod roundtrip;

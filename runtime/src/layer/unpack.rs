@@ -312,7 +312,13 @@ fn run<R: BufRead>(
         };
         // A name is escaped only when something is wrong with it.
         let path = entry.path.clone();
-        step(tar, tree, entry, &rules).map_err(|fault| UnpackError::new(number, &path, fault))?;
+        if let Err(fault) = step(tar, tree, entry, &rules) {
+            if tree.live {
+                // What was put into a tree in use is not left closed to its users; the first failure is the one to report.
+                let _ = tree.finish();
+            }
+            return Err(UnpackError::new(number, &path, fault));
+        }
     }
     tar.drain().map_err(|source| UnpackError::Parse { entry: tar.entries(), source })?;
     tree.finish().map_err(|(path, fault)| UnpackError::new(tar.entries(), &path, fault))?;
@@ -321,6 +327,13 @@ fn run<R: BufRead>(
         bytes: tree.bytes,
         warnings: std::mem::take(&mut tree.warnings),
     })
+}
+
+/// Writes everything on the file system of `dest` to disk.
+pub(super) fn sync(dest: BorrowedFd<'_>) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dest = openat(dest, ".", flags, Mode::empty())?;
+    Ok(rustix::fs::syncfs(dest)?)
 }
 
 /// Judges one entry and does what it asks.

@@ -48,6 +48,12 @@ pub(super) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
+/// Says that a test could not be made here.
+#[allow(clippy::print_stderr)]
+pub(super) fn skip(why: &str) {
+    eprintln!("skipped: {why}");
+}
+
 /// The attributes of a file, without following links.
 pub(super) fn xattrs(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
     let mut names = vec![0; 65_536];

@@ -13,7 +13,7 @@ use rustix::fs::{
     ftruncate, linkat, mkdirat, mknodat, openat, symlinkat, utimensat,
 };
 
-use super::listing::{Scratch, is_root, listing};
+use super::listing::{Scratch, is_root, listing, skip};
 use crate::layer::{
     Dialect, IdPolicy, PackError, PackOptions, TreeFormat, UnpackOptions, WarningKind, pack, unpack,
 };
@@ -139,8 +139,15 @@ fn set_xattrs(fd: &OwnedFd, meta: &Meta) {
 
 fn set_meta(dir: &OwnedFd, name: &[u8], meta: &Meta, has_mode: bool) {
     if is_root() {
-        let (uid, gid) = (Uid::from_raw(meta.owner.0), Gid::from_raw(meta.owner.1));
-        chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).unwrap();
+        let chown = |(uid, gid)| {
+            let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+            chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+        };
+        // In a user namespace there are only the ids that are mapped.
+        chown(meta.owner)
+            .or_else(|_| chown((meta.owner.0 % 1000, meta.owner.1 % 1000)))
+            .or_else(|_| chown((0, 0)))
+            .unwrap();
     }
     if has_mode {
         // A plain user must be able to read what it packs.
@@ -210,7 +217,7 @@ fn set(path: &Path, name: &str, value: &[u8]) {
 #[test]
 fn an_upper_survives_to_the_byte() {
     if !is_root() {
-        eprintln!("skipped: whiteouts need root or a user namespace");
+        skip("whiteouts need root or a user namespace");
         return;
     }
     let scratch = Scratch::new();
@@ -237,7 +244,7 @@ fn an_upper_survives_to_the_byte() {
 #[test]
 fn an_oci_layer_carries_deletions_and_refuses_reserved_names() {
     if !is_root() {
-        eprintln!("skipped: whiteouts need root or a user namespace");
+        skip("whiteouts need root or a user namespace");
         return;
     }
     let scratch = Scratch::new();
