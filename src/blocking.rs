@@ -1,2 +1,225 @@
-//! Blocking.
+//! The library for programs without an async runtime: the same names, and calls that block.
+//!
+//! A [`Manager`] has a runtime of its own, which its vessels, files and commands share. None of this may be called
+//! from within an async runtime.
+//!
+//! ```no_run
+//! use vesselrt::blocking::Manager;
+//! use vesselrt::{ExecOptions, ManagerConfig};
+//!
+//! fn main() -> vesselrt::Result<()> {
+//!     vesselrt::init();
+//!     let manager = Manager::new(ManagerConfig::default())?;
+//!     let vessel = manager.create_vessel("alpine", "/workspace")?;
+//!     vessel.exec(ExecOptions::new(["touch", "a"]).persist_result(true))?;
+//!     let snapshot = vessel.create_snapshot("a")?;
+//!     vessel.restore_snapshot(&snapshot.id)?;
+//!     vessel.close()
+//! }
+//! ```
 #![forbid(unsafe_code)]
+
+mod file;
+mod vessel;
+
+pub use file::File;
+pub use vessel::{Running, Vessel};
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::runtime::Runtime;
+
+use crate::config::ManagerConfig;
+use crate::error::{Error, Result};
+use crate::manager::VesselStatus;
+use crate::manager::create::CreateOptions;
+use crate::manager::images::{ImageImport, ImportProgress, ImportReport};
+use vesselrt_storage::{ImageRecord, VesselManifest};
+
+/// The runtime of a manager and all that came from it.
+#[derive(Debug, Clone)]
+pub(crate) struct Shared(Arc<Runtime>);
+
+impl Shared {
+    fn new() -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("vesselrt")
+            .enable_all()
+            .build()
+            .map_err(|e| Error::io("failed to start the async runtime", e))?;
+        Ok(Self(Arc::new(runtime)))
+    }
+
+    fn run<T>(&self, future: impl Future<Output = T>) -> T {
+        self.0.block_on(future)
+    }
+}
+
+/// [`crate::Manager`] for synchronous callers.
+#[derive(Debug, Clone)]
+pub struct Manager {
+    inner: crate::Manager,
+    runtime: Shared,
+}
+
+impl Manager {
+    /// See [`crate::Manager::new`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn new(config: ManagerConfig) -> Result<Self> {
+        let runtime = Shared::new()?;
+        let inner = runtime.run(crate::Manager::new(config))?;
+        Ok(Self { inner, runtime })
+    }
+
+    fn vessel(&self, inner: crate::Vessel) -> Vessel {
+        Vessel::new(inner, self.runtime.clone())
+    }
+
+    /// See [`crate::Manager::config`].
+    #[must_use]
+    pub fn config(&self) -> &ManagerConfig {
+        self.inner.config()
+    }
+
+    /// See [`crate::Manager::create_vessel`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn create_vessel(&self, image: &str, work_dir: &str) -> Result<Vessel> {
+        self.runtime.run(self.inner.create_vessel(image, work_dir)).map(|vessel| self.vessel(vessel))
+    }
+
+    /// See [`crate::Manager::create_vessel_with`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn create_vessel_with(&self, options: CreateOptions) -> Result<Vessel> {
+        self.runtime.run(self.inner.create_vessel_with(options)).map(|vessel| self.vessel(vessel))
+    }
+
+    /// See [`crate::Manager::open_vessel`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_vessel(&self, id: &str) -> Result<Vessel> {
+        self.runtime.run(self.inner.open_vessel(id)).map(|vessel| self.vessel(vessel))
+    }
+
+    /// See [`crate::Manager::delete_vessel`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn delete_vessel(&self, id: &str) -> Result<()> {
+        self.runtime.run(self.inner.delete_vessel(id))
+    }
+
+    /// See [`crate::Manager::list_vessels`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn list_vessels(&self) -> Result<Vec<VesselManifest>> {
+        self.runtime.run(self.inner.list_vessels())
+    }
+
+    /// See [`crate::Manager::vessel_manifest`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn vessel_manifest(&self, id: &str) -> Result<VesselManifest> {
+        self.runtime.run(self.inner.vessel_manifest(id))
+    }
+
+    /// See [`crate::Manager::vessel_status`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn vessel_status(&self, id: &str) -> Result<VesselStatus> {
+        self.runtime.run(self.inner.vessel_status(id))
+    }
+
+    /// See [`crate::Manager::stop_vessel`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn stop_vessel(&self, id: &str) -> Result<bool> {
+        self.runtime.run(self.inner.stop_vessel(id))
+    }
+
+    /// See [`crate::Manager::stop_all`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn stop_all(&self) -> Result<Vec<String>> {
+        self.runtime.run(self.inner.stop_all())
+    }
+
+    /// See [`crate::Manager::import_image`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn import_image(
+        &self,
+        path: impl Into<PathBuf>,
+        reference: &str,
+        progress: impl FnMut(ImportProgress) + Send + 'static,
+    ) -> Result<ImportReport> {
+        self.runtime.run(self.inner.import_image(path, reference, progress))
+    }
+
+    /// See [`crate::Manager::import_image_with`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn import_image_with(
+        &self,
+        import: ImageImport,
+        progress: impl FnMut(ImportProgress) + Send + 'static,
+    ) -> Result<ImportReport> {
+        self.runtime.run(self.inner.import_image_with(import, progress))
+    }
+
+    /// See [`crate::Manager::list_images`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn list_images(&self) -> Result<Vec<ImageRecord>> {
+        self.runtime.run(self.inner.list_images())
+    }
+
+    /// See [`crate::Manager::inspect_image`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn inspect_image(&self, reference: &str) -> Result<ImageRecord> {
+        self.runtime.run(self.inner.inspect_image(reference))
+    }
+
+    /// See [`crate::Manager::remove_image`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn remove_image(&self, reference: &str) -> Result<()> {
+        self.runtime.run(self.inner.remove_image(reference))
+    }
+
+    /// See [`crate::Manager::collect_garbage`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn collect_garbage(&self) -> Result<()> {
+        self.runtime.run(self.inner.collect_garbage())
+    }
+
+    /// See [`crate::Manager::close`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn close(&self) -> Result<()> {
+        self.runtime.run(self.inner.close())
+    }
+}

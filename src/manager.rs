@@ -250,7 +250,7 @@ impl fmt::Debug for Manager {
 impl ManagerInner {
     fn open(config: ManagerConfig) -> Result<Self> {
         let store = Arc::new(Store::open(&config.root, || Ok(host_mapping()?))?);
-        let content = ContentStore::open(&store.path("images"))?;
+        let content = ContentStore::open(store.path("images"))?;
         let storage = match &config.storage {
             Some(storage) => Arc::clone(storage),
             None => Arc::new(CompressedStorage::local(store.path("data"))?),

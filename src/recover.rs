@@ -15,7 +15,14 @@
 //! 2. state: S on top, N+1 — from here on it is done
 //! 3. storage: manifest with S as current
 //!
-//! The same rule makes good what another store did to a shared manifest: the local writable layer belongs to the snapshot
+//! Deleting S, which is not current and has no children:
+//!
+//! 1. state: pending deletion of S
+//! 2. storage: manifest without S — from here on it is deleted
+//! 3. storage: no archive of S
+//! 4. state: nothing pending
+//!
+//! The rule of restoring makes good what another store did to a shared manifest: the local writable layer belongs to the snapshot
 //! it was made on, and is never put on another one.
 #![forbid(unsafe_code)]
 
@@ -39,7 +46,7 @@ pub(crate) struct Plan {
     pub(crate) current: Option<String>,
 }
 
-/// Decides. `None`: nothing was interrupted.
+/// Decides. `None`: nothing was interrupted, or is any more. To be asked again when it was done.
 ///
 /// # Errors
 /// [`IntegrityViolation`](crate::ErrorKind::IntegrityViolation) for a manifest whose snapshots form no chain.
@@ -48,9 +55,13 @@ pub(crate) fn plan(state: &VesselState, manifest: &VesselManifest) -> Result<Opt
     let plan = |state, seal, fresh, drop_archive, current| {
         Ok(Some(Plan { state, seal, fresh, drop_archive, current }))
     };
-    if let Some(Pending::Seal { snapshot }) = &state.pending {
+    if let Some(pending) = &state.pending {
+        let snapshot = pending.snapshot();
         if manifest.snapshot(snapshot).is_none() {
             return plan(next, None, false, Some(snapshot.clone()), None);
+        }
+        if matches!(pending, Pending::Delete { .. }) {
+            return plan(next, None, false, None, None);
         }
         next.sealed.insert(0, snapshot.clone());
         next.generation += 1;

@@ -8,12 +8,15 @@
 use serde::{Deserialize, Serialize};
 use vesselrt_runtime::shim::protocol::{Driver, MountSpec};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// Version of the file that this code writes.
 const VERSION: u32 = 1;
 /// A state with some hundred snapshots has some kilobytes.
 pub(crate) const MAX_BYTES: u64 = 16 << 20;
+
+/// Layers below the writable one that overlayfs mounts at most (OVL_MAX_STACK, fs/overlayfs/params.h).
+const MAX_LAYERS: usize = 500;
 
 /// What commands take from the image.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,8 +44,17 @@ pub(crate) struct ImageState {
 pub(crate) enum Pending {
     /// The writable layer becomes this snapshot.
     Seal { snapshot: String },
-    /// These layers (topmost first, the snapshot's own) take the place of the present ones.
-    Restore { snapshot: String, sealed: Vec<String> },
+    /// This snapshot leaves the manifest, and then its archive goes.
+    Delete { snapshot: String },
+}
+
+impl Pending {
+    /// What it is about.
+    pub(crate) fn snapshot(&self) -> &String {
+        match self {
+            Self::Seal { snapshot } | Self::Delete { snapshot } => snapshot,
+        }
+    }
 }
 
 /// The content of `state.json`.
@@ -85,11 +97,7 @@ impl VesselState {
 
     /// Names become directory names: a damaged file must not name anything else.
     fn check_names(&self, vessel: &str) -> Result<()> {
-        let pending = match &self.pending {
-            Some(Pending::Seal { snapshot }) => vec![snapshot],
-            Some(Pending::Restore { snapshot, sealed }) => sealed.iter().chain([snapshot]).collect(),
-            None => Vec::new(),
-        };
+        let pending = self.pending.as_ref().map(Pending::snapshot);
         for name in self.image.layers.iter().chain(&self.sealed).chain(pending) {
             vesselrt_storage::validate_id(name).map_err(|e| {
                 Error::integrity(format!("local state of vessel {vessel} is damaged")).with_source(e)
@@ -112,6 +120,20 @@ impl VesselState {
             volatile: self.volatile,
             driver,
         }
+    }
+
+    /// Whether the writable layer can be sealed: what cannot be mounted any more would be lost with it.
+    ///
+    /// # Errors
+    /// [`LimitExceeded`](ErrorKind::LimitExceeded).
+    pub(crate) fn check_room(&self) -> Result<()> {
+        let layers = self.image.layers.len() + self.sealed.len();
+        if layers < MAX_LAYERS {
+            return Ok(());
+        }
+        let message = format!("the vessel has {layers} layers, and no more can be mounted");
+        let remedy = "restore an earlier snapshot and go on from there";
+        Err(Error::new(ErrorKind::LimitExceeded, message).with_remedy(remedy))
     }
 
     /// The snapshot that the writable layer lies on; empty when it is the image.
@@ -137,11 +159,20 @@ mod tests {
         for pending in [
             None,
             Some(Pending::Seal { snapshot: "s2".into() }),
-            Some(Pending::Restore { snapshot: "s1".into(), sealed: vec!["s1".into()] }),
+            Some(Pending::Delete { snapshot: "s1".into() }),
         ] {
             state.pending = pending;
             assert_eq!(VesselState::parse("v", &state.to_json()).unwrap(), state);
         }
+    }
+
+    #[test]
+    fn what_could_not_be_mounted_is_not_sealed() {
+        let mut state = state();
+        state.sealed = vec!["s".into(); MAX_LAYERS - 3];
+        state.check_room().unwrap();
+        state.sealed.push("s".into());
+        assert_eq!(state.check_room().unwrap_err().kind(), ErrorKind::LimitExceeded);
     }
 
     #[test]

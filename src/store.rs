@@ -12,6 +12,7 @@
 //!   vessels/ID/
 //!     lock                        held by the shim as long as it lives
 //!     ops.lock                    held by whoever changes snapshots or the manifest
+//!     unfinished                  there while the vessel is made or deleted
 //!     switching                   there while layers are exchanged under a running shim
 //!     shim.sock  state.json
 //!     gen-N/fs  gen-N/work        the writable layer
@@ -38,6 +39,7 @@ use rustix::fs::Mode;
 use vesselrt_runtime::idmap::IdMapping;
 
 use crate::error::{Error, ErrorKind, Result};
+use dirs::Durable;
 use lock::FileLock;
 
 const VERSION: &str = "1";
@@ -177,7 +179,7 @@ fn check_version(fd: &OwnedFd, root: &Path) -> Result<()> {
                 let message = format!("{shown} is no store: it is not empty, there is {other:?}");
                 return Err(Error::conflict(message).with_remedy("choose an empty directory"));
             }
-            dirs::write_atomic(fd.as_fd(), VERSION_FILE, format!("{VERSION}\n").as_bytes(), true)?;
+            dirs::write_atomic(fd.as_fd(), VERSION_FILE, format!("{VERSION}\n").as_bytes(), Durable::New)?;
         }
     }
     rustix::fs::fchmod(fd, Mode::from_raw_mode(0o700))
@@ -190,7 +192,7 @@ fn check_mapping(fd: &OwnedFd, root: &Path, host: IdMapping) -> Result<IdMapping
     let Some(bytes) = dirs::read_small(fd.as_fd(), IDMAP_FILE, 1 << 20)? else {
         let json = serde_json::to_vec(&host)
             .map_err(|e| Error::internal("failed to write the id mapping").with_source(e))?;
-        dirs::write_atomic(fd.as_fd(), IDMAP_FILE, &json, true)?;
+        dirs::write_atomic(fd.as_fd(), IDMAP_FILE, &json, Durable::New)?;
         return Ok(host);
     };
     let stored: IdMapping = serde_json::from_slice(&bytes).map_err(|e| {

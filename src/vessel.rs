@@ -18,6 +18,7 @@
 pub(crate) mod exec;
 pub(crate) mod file;
 pub(crate) mod files;
+mod fsids;
 pub(crate) mod lease;
 pub(crate) mod paths;
 pub(crate) mod pump;
@@ -296,6 +297,12 @@ impl VesselInner {
 
     pub(crate) fn remember(&self, manifest: &VesselManifest) {
         *self.manifest.write().unwrap_or_else(PoisonError::into_inner) = manifest.clone();
+    }
+}
+
+impl fmt::Debug for VesselInner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VesselInner").field("id", &self.id).finish_non_exhaustive()
     }
 }
 

@@ -86,8 +86,15 @@ pub(crate) fn init_was_called() -> bool {
 
 /// Becomes a shim or a worker when this process was started as one, and then does not return; otherwise returns at
 /// once and remembers that it was called. Must be the first line of `main`, before any thread exists.
+///
+/// On glibc the work is done even before `main`; the call is what tells that this program means it.
 pub fn init() {
     CALLED.store(true, Ordering::Relaxed);
+    before_main();
+}
+
+/// Does not return in a process that was started as a shim or a worker.
+pub(crate) fn before_main() {
     let Some(name) = std::env::args_os().next() else { return };
     let is = |role: Role, name: &OsStr| name == role.outer_name();
     for role in [Role::Shim, Role::Worker] {
@@ -107,6 +114,7 @@ fn take_socket() -> io::Result<UnixStream> {
 }
 
 fn outer(role: Role) -> ! {
+    let _ = sys::ignore_broken_pipes();
     let code = match sys::close_from(3).and_then(|()| take_socket()) {
         Err(_) => 1,
         Ok(socket) => match enter(role, &socket) {

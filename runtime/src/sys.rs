@@ -12,6 +12,20 @@ use nix::libc;
 use nix::sys::signal::{SigHandler, Signal};
 use rustix::process::Pid;
 
+/// Runs before `main`, when the process has one thread whatever its `main` does: a `#[tokio::main]` has started its
+/// workers before the first line of its body, and a process with threads cannot enter a user namespace.
+// JUSTIFICATION: only a constructor runs early enough (as Go programs do it with a C constructor).
+// SAFETY: `.init_array` holds pointers to functions of the C ABI; this is one. It returns at once unless the process
+// was started as one of ours, and what it then uses of std (arguments, files, sockets) works before `main`: std stores
+// the arguments in a constructor of an earlier priority.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static BEFORE_MAIN: extern "C" fn() = before_main;
+
+extern "C" fn before_main() {
+    crate::entry::before_main();
+}
+
 /// Closes every descriptor from `first` on (close_range(2)).
 ///
 /// Only for a process that has just begun or is about to be replaced: descriptors that some value owns are closed too.
@@ -132,6 +146,15 @@ pub(crate) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
         }
         Ok(OwnedFd::from_raw_fd(number))
     }
+}
+
+/// Lets writes to a closed pipe fail with `EPIPE` instead of killing this process, as std does it before `main`. Kept
+/// across exec.
+pub(crate) fn ignore_broken_pipes() -> io::Result<()> {
+    // JUSTIFICATION: nix has signal(2) as unsafe only, because of handlers.
+    // SAFETY: ignoring a signal runs no code of this process.
+    unsafe { nix::sys::signal::signal(Signal::SIGPIPE, SigHandler::SigIgn) }?;
+    Ok(())
 }
 
 /// Gives a signal its default action.

@@ -12,14 +12,15 @@ use vesselrt_storage::ImageRecord;
 use vesselrt_storage::manifest::VesselManifest;
 
 use super::layers::sha256_hex;
-use super::open::{LOCK, STATE, shut_down, write_state};
+use super::open::{LOCK, STATE, UNFINISHED, shut_down, write_state};
 use super::{ManagerInner, start};
 use crate::error::{Error, ErrorKind, Result};
 use crate::offload::blocking;
 use crate::recover;
 use crate::state::{ImageDefaults, ImageState, VesselState};
+use crate::store::dirs::{self, Durable};
 use crate::store::lock::{self, FileLock};
-use crate::store::{dirs, staged::Staged};
+use crate::store::staged::Staged;
 use crate::vessel::lease::{Holder, Lease};
 use crate::vessel::{Vessel, paths};
 
@@ -129,7 +130,7 @@ async fn begin(
     mut state: VesselState,
     manifest: &VesselManifest,
 ) -> Result<Holder> {
-    let (own, dir) = (Arc::clone(manager), Arc::clone(dir));
+    let (own, dir, fd) = (Arc::clone(manager), Arc::clone(dir), Arc::clone(dir));
     let (id, work_dir) = (manifest.id.clone(), manifest.work_dir.clone());
     let holder = blocking(move || {
         let holder = start::start(&own, &id, dir.as_fd(), lock, &mut state)?;
@@ -140,6 +141,7 @@ async fn begin(
     })
     .await?;
     manager.save_manifest(manifest).await?;
+    blocking(move || dirs::unlink(fd.as_fd(), UNFINISHED)).await?;
     Ok(holder)
 }
 
@@ -206,12 +208,12 @@ async fn place(
     let (manager, id) = (Arc::clone(manager), id.to_owned());
     blocking(move || {
         let store = &manager.store;
-        if let Some(there) = store.vessel(&id)? {
-            // Without a manifest, and nobody at it: what a crash left of a creation or a deletion.
-            let Some(_lock) = lock::attempt(there.as_fd(), LOCK)? else { return Ok(None) };
-            store.discard(store.vessels.as_fd(), &id)?;
+        // It has no manifest: perhaps it is what a crash left of a creation or a deletion.
+        if store.vessel(&id)?.is_some() && !manager.discard_unfinished(&id)? {
+            return Ok(None);
         }
         let staged = stage(&manager, &state)?;
+        dirs::touch(staged.dir(), UNFINISHED)?;
         let lock = lock::attempt(staged.dir(), LOCK)?
             .ok_or_else(|| Error::internal("a staged vessel is locked by somebody else"))?;
         let Some(dir) = staged.publish(store.vessels.as_fd(), &id)? else { return Ok(None) };
@@ -228,7 +230,7 @@ fn stage(manager: &Arc<ManagerInner>, state: &VesselState) -> Result<Staged> {
     let staged = Staged::new(&manager.store)?;
     manager.store.make_generation(staged.dir(), state)?;
     // It is written again when the vessel was mounted; synced then.
-    dirs::write_atomic(staged.dir(), STATE, &state.to_json(), false)?;
+    dirs::write_atomic(staged.dir(), STATE, &state.to_json(), Durable::Nothing)?;
     Ok(staged)
 }
 

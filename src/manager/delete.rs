@@ -7,10 +7,10 @@ use std::sync::Arc;
 use vesselrt_storage::manifest::VesselManifest;
 
 use super::ManagerInner;
-use super::open::{LOCK, OPS_LOCK, read_state, shut_down, unknown};
+use super::open::{LOCK, OPS_LOCK, UNFINISHED, read_state, shut_down, unknown};
 use crate::error::{Error, ErrorKind, Result};
 use crate::offload::blocking;
-use crate::store::lock;
+use crate::store::{dirs, lock};
 
 /// The manifest goes first: without it there is no vessel, and what a crash leaves is found by the next sweep. When
 /// the storage refuses, the vessel is still whole.
@@ -36,6 +36,8 @@ pub(super) async fn delete(manager: &Arc<ManagerInner>, id: &str) -> Result<()> 
         .await?;
         // Nobody may start it again.
         locks.push(lock::within(dir, LOCK, timeout).await?.ok_or_else(busy)?);
+        let fd = Arc::clone(dir);
+        blocking(move || dirs::touch(fd.as_fd(), UNFINISHED)).await?;
     }
     let failed = |e| Error::storage(format!("failed to delete vessel {id} from the storage"), e);
     // It may have been deleted while we waited for the locks.

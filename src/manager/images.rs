@@ -2,11 +2,14 @@
 #![forbid(unsafe_code)]
 
 use std::collections::HashSet;
-use std::os::fd::AsFd;
+use std::io::{PipeReader, PipeWriter, Read};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
+use std::thread::JoinHandle;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use vesselrt_runtime::layer::{self, Dialect, PackOptions, TreeFormat};
 use vesselrt_runtime::worker::Job;
 use vesselrt_storage::archive::{self, ArchiveKind, ImportLimits, ImportOptions};
 use vesselrt_storage::manifest::VesselManifest;
@@ -141,19 +144,33 @@ impl ManagerInner {
         archive::import(&self.content, path, &options, &mut tell).map_err(failed)
     }
 
-    /// A worker packs it, which sees the ids as they will be inside.
+    /// Packs a root file system on its way into the store.
     fn import_directory(&self, path: &Path, reference: &Reference) -> Result<ImageRecord> {
         let failed = |e: std::io::Error| Error::io(format!("failed to import {}", path.display()), e);
-        let tree = dirs::open_path(path)?;
-        let mut worker = self.launcher()?.worker()?;
+        let (tree, pack) = (dirs::open_path(path)?, self.packer()?);
         let (read, write) = std::io::pipe().map_err(failed)?;
-        let packer = std::thread::Builder::new()
-            .name("vesselrt-pack".into())
-            .spawn(move || worker.run(&Job::PackTree, &[tree.as_fd(), write.as_fd()], &mut |_| {}))
-            .map_err(failed)?;
+        let packer = std::thread::Builder::new().name("vesselrt-pack".into());
+        let packer = packer.spawn(move || pack(tree, write)).map_err(failed)?;
         let reader = Verified { read, packer: Some(packer) };
         archive::import_rootfs_stream(&self.content, reader, reference)
             .map_err(|e| Error::storage(format!("failed to import {}", path.display()), e))
+    }
+
+    /// A user's directory has ids of the user's own range: a worker sees them as they will be inside. Real root's has
+    /// them as they are meant.
+    fn packer(&self) -> Result<Packer> {
+        if self.store.ids().root().0 != rustix::process::geteuid().as_raw() {
+            let options = PackOptions::new(Dialect::Oci, TreeFormat::Plain);
+            return Ok(Box::new(move |tree, out| {
+                let packed = layer::pack(tree.as_fd(), out, &options);
+                packed.map(drop).map_err(|e| Error::internal("failed to pack the directory").with_source(e))
+            }));
+        }
+        let mut worker = self.launcher()?.worker()?;
+        Ok(Box::new(move |tree, out| {
+            worker.run(&Job::PackTree, &[tree.as_fd(), out.as_fd()], &mut |_| {})?;
+            Ok(())
+        }))
     }
 
     /// The image called `text`: a reference or the digest of a manifest.
@@ -309,12 +326,18 @@ impl ManagerInner {
                 let message = format!("image {text} is the base of vessel {}", user.id);
                 return Err(Error::conflict(message).with_remedy(format!("vesselrt rm {}", user.id)));
             }
+            if self.local_states()?.iter().any(|state| state.image.digest == digest) {
+                return Err(Error::conflict(format!(
+                    "image {text} is the base of a vessel of another storage"
+                )));
+            }
         }
         for reference in &going {
             self.content.untag(reference).map_err(failed)?;
         }
-        let keep: Vec<Digest> =
-            vessels.iter().filter_map(|vessel| Digest::parse(&vessel.base_image_digest).ok()).collect();
+        let bases = vessels.iter().map(|vessel| vessel.base_image_digest.clone());
+        let bases = bases.chain(self.local_states()?.into_iter().map(|state| state.image.digest));
+        let keep: Vec<Digest> = bases.filter_map(|digest| Digest::parse(&digest).ok()).collect();
         self.content.prune_blobs(&keep).map_err(failed)?;
         self.discard_unused_layers(&keep)
     }
@@ -347,21 +370,22 @@ fn is_base(vessel: &VesselManifest, digest: &str, names: &[Reference]) -> bool {
     Reference::parse(&vessel.base_image_ref).is_ok_and(|reference| names.contains(&reference))
 }
 
+type Packer = Box<dyn FnOnce(OwnedFd, PipeWriter) -> Result<()> + Send>;
+
 /// A stream that ends well only if its writer did.
-struct Verified<T> {
-    read: std::io::PipeReader,
-    packer: Option<std::thread::JoinHandle<Result<T, vesselrt_runtime::shim::client::CallError>>>,
+struct Verified {
+    read: PipeReader,
+    packer: Option<JoinHandle<Result<()>>>,
 }
 
-impl<T> std::io::Read for Verified<T> {
+impl Read for Verified {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let read = self.read.read(buffer)?;
         if read == 0
             && !buffer.is_empty()
             && let Some(packer) = self.packer.take()
         {
-            let packed = packer.join().map_err(|_| std::io::Error::other("the packing thread panicked"))?;
-            packed.map_err(|e| std::io::Error::from(Error::from(e)))?;
+            packer.join().map_err(|_| std::io::Error::other("the packing thread panicked"))??;
         }
         Ok(read)
     }

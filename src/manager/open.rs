@@ -15,8 +15,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::offload::blocking;
 use crate::recover::{self, Plan};
 use crate::state::{self, ImageDefaults, VesselState};
+use crate::store::Store;
+use crate::store::dirs::{self, Durable};
 use crate::store::lock::{self, FileLock, Patience};
-use crate::store::{Store, dirs};
 use crate::vessel::Vessel;
 use crate::vessel::lease::{Holder, Lease};
 
@@ -25,6 +26,9 @@ pub(crate) const OPS_LOCK: &str = "ops.lock";
 pub(crate) const STATE: &str = "state.json";
 /// There while layers are exchanged under a running shim. It need not survive a power cut: the shim does not either.
 const SWITCHING: &str = "switching";
+/// There while a vessel is made, and again while it is deleted: without a manifest it is a leftover then. A directory that
+/// has neither may belong to another storage.
+pub(crate) const UNFINISHED: &str = "unfinished";
 /// How long a shim that was told to leave may take.
 const LEAVE: Duration = Duration::from_secs(10);
 
@@ -56,10 +60,11 @@ pub(crate) async fn hold(
     loop {
         match attempt(manager, id, same, ops_held).await? {
             Attempt::Joined(opened) => return Ok(opened),
-            Attempt::Locked(dir, lock) => match start_locked(manager, id, dir, lock, ops_held).await? {
-                Some(opened) => return Ok(opened),
-                None => {}
-            },
+            Attempt::Locked(dir, lock) => {
+                if let Some(opened) = start_locked(manager, id, dir, lock, ops_held).await? {
+                    return Ok(opened);
+                }
+            }
             Attempt::Missing if same.is_some() => return Err(unknown(id)),
             Attempt::Missing => super::create::rebuild(manager, id).await?,
             Attempt::Busy => {}
@@ -147,7 +152,14 @@ pub(crate) fn read_state(id: &str, dir: BorrowedFd<'_>) -> Result<VesselState> {
 }
 
 pub(crate) fn write_state(dir: BorrowedFd<'_>, state: &VesselState) -> Result<()> {
-    dirs::write_atomic(dir, STATE, &state.to_json(), !state.volatile)
+    let durable = match (state.volatile, &state.pending) {
+        (true, _) => Durable::Nothing,
+        // Without the announcement a crash may leave an archive too many, or the vessel on the parent of its snapshot:
+        // nothing is lost.
+        (false, Some(_)) => Durable::Either,
+        (false, None) => Durable::New,
+    };
+    dirs::write_atomic(dir, STATE, &state.to_json(), durable)
 }
 
 /// Makes good what a crash left and starts a shim. `None`: somebody is changing the vessel, so not now.
@@ -174,7 +186,7 @@ async fn start_locked(
         state = blocking(move || read_state(&name, fd.as_fd())).await?;
         manifest = manager.load_manifest(id).await?;
     }
-    if let Some(plan) = recover::plan(&state, &manifest)? {
+    while let Some(plan) = recover::plan(&state, &manifest)? {
         state = carry_out(manager, &dir, plan, &mut manifest).await?;
     }
     manager.provide_base(&manifest, &mut state.image).await?;
@@ -198,10 +210,7 @@ async fn carry_out(
     manifest: &mut VesselManifest,
 ) -> Result<VesselState> {
     if let Some(snapshot) = &plan.drop_archive {
-        let id = &manifest.id;
-        let failed =
-            |e| Error::storage(format!("failed to remove an archive of vessel {id} that is not whole"), e);
-        manager.storage.delete_snapshot(id, snapshot).await.map_err(failed)?;
+        manager.forget_snapshot(&manifest.id, snapshot).await?;
     }
     if let Some(current) = plan.current {
         manifest.current_snapshot_id = current;
@@ -221,6 +230,16 @@ async fn carry_out(
         Ok(state)
     })
     .await
+}
+
+impl ManagerInner {
+    /// Removes what there is of a snapshot that no manifest mentions.
+    pub(crate) async fn forget_snapshot(self: &Arc<Self>, vessel: &str, snapshot: &str) -> Result<()> {
+        let failed = |e| Error::storage(format!("failed to delete the archive of snapshot {snapshot}"), e);
+        self.storage.delete_snapshot(vessel, snapshot).await.map_err(failed)?;
+        let (store, name) = (Arc::clone(&self.store), snapshot.to_owned());
+        blocking(move || store.discard(store.layers.as_fd(), &name)).await
+    }
 }
 
 /// The name of a writable layer.

@@ -44,6 +44,8 @@ pub(super) fn start(
         dirs::unlink(dir, SOCKET)?;
         return Err(started.err().unwrap_or_else(|| Error::internal("a start neither failed nor succeeded")));
     };
+    // The shim has it now; with it the lock ends.
+    drop(lock);
     let holder = Holder::started(connection, child)?;
     if state.driver != Some(driver) {
         state.driver = Some(driver);

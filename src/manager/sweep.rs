@@ -1,6 +1,7 @@
 //! Removing what was deleted, and what crashes left.
 #![forbid(unsafe_code)]
 
+use std::collections::HashSet;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -8,9 +9,10 @@ use vesselrt_runtime::worker::Job;
 use vesselrt_storage::StorageErrorKind;
 
 use super::ManagerInner;
-use super::open::LOCK;
+use super::open::{self, LOCK, UNFINISHED};
 use crate::error::{Error, Result};
 use crate::offload::blocking;
+use crate::state::VesselState;
 use crate::store::lock;
 use crate::store::{dirs, staged};
 
@@ -45,32 +47,59 @@ impl ManagerInner {
         orphans
     }
 
-    /// Directories of vessels that have no manifest and that nobody is making: the lock of those is held.
+    /// What was half made or half deleted: directories of vessels that have no manifest.
     async fn discard_orphans(self: &Arc<Self>) -> Result<()> {
         let manager = Arc::clone(self);
         for id in blocking(move || dirs::names(manager.store.vessels.as_fd())).await? {
             let known = self.storage.load_vessel_manifest(&id).await;
-            if !known.is_err_and(|e| e.kind() == StorageErrorKind::NotFound) {
-                continue;
-            }
-            let manager = Arc::clone(self);
-            let locked = {
-                let id = id.clone();
-                blocking(move || {
-                    let Some(dir) = manager.store.vessel(&id)? else { return Ok(None) };
-                    lock::attempt(dir.as_fd(), LOCK)
-                })
-                .await?
-            };
-            let Some(_lock) = locked else { continue };
-            // Looked at before it was locked, its manifest may just have been saved.
-            let known = self.storage.load_vessel_manifest(&id).await;
             if known.is_err_and(|e| e.kind() == StorageErrorKind::NotFound) {
                 let manager = Arc::clone(self);
-                blocking(move || manager.store.discard(manager.store.vessels.as_fd(), &id)).await?;
+                blocking(move || manager.discard_unfinished(&id)).await?;
             }
         }
-        Ok(())
+        self.discard_layers().await
+    }
+
+    /// Moves the directory of a vessel without a manifest to the trash, if it is marked as unfinished and nobody is at
+    /// it; false otherwise.
+    pub(super) fn discard_unfinished(&self, id: &str) -> Result<bool> {
+        let Some(dir) = self.store.vessel(id)? else { return Ok(true) };
+        let Some(_lock) = lock::attempt(dir.as_fd(), LOCK)? else { return Ok(false) };
+        // Looked at under the lock: a creation that has ended meanwhile has removed the mark.
+        if !dirs::exists(dir.as_fd(), UNFINISHED)? {
+            return Ok(false);
+        }
+        self.store.discard(self.store.vessels.as_fd(), id)?;
+        Ok(true)
+    }
+
+    /// Sealed layers that no vessel mentions.
+    async fn discard_layers(self: &Arc<Self>) -> Result<()> {
+        // Before the manifests: what is sealed meanwhile is not among them.
+        let manager = Arc::clone(self);
+        let layers = blocking(move || dirs::names(manager.store.layers.as_fd())).await?;
+        let mut used: HashSet<String> = HashSet::new();
+        for vessel in open::list(self).await? {
+            used.extend(vessel.snapshots.into_iter().map(|snapshot| snapshot.id));
+        }
+        let manager = Arc::clone(self);
+        blocking(move || {
+            used.extend(manager.local_states()?.into_iter().flat_map(|state| state.sealed));
+            let mut unused = layers.iter().filter(|name| !used.contains(*name));
+            unused.try_for_each(|name| manager.store.discard(manager.store.layers.as_fd(), name))
+        })
+        .await
+    }
+
+    /// The states of the vessels that are here, whatever storage they belong to. One that is damaged says nothing.
+    pub(super) fn local_states(&self) -> Result<Vec<VesselState>> {
+        let mut states = Vec::new();
+        for id in dirs::names(self.store.vessels.as_fd())? {
+            if let Some(dir) = self.store.vessel(&id)? {
+                states.extend(open::read_state(&id, dir.as_fd()).ok());
+            }
+        }
+        Ok(states)
     }
 
     /// Workers remove what is there: most of it belongs to ids that only the user namespace has power over.

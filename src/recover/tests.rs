@@ -112,9 +112,30 @@ impl World {
         ]
     }
 
+    fn delete_steps(&self, id: &str) -> Vec<Step> {
+        let (a, b, c) = (id.to_owned(), id.to_owned(), id.to_owned());
+        vec![
+            Box::new(move |w| w.state.pending = Some(Pending::Delete { snapshot: a.clone() })),
+            Box::new(move |w| w.manifest.snapshots.retain(|s| s.id != b)),
+            Box::new(move |w| drop(w.archives.remove(&c))),
+            Box::new(move |w| w.state.pending = None),
+        ]
+    }
+
     /// In the order of `carry_out`, stopping after `steps` of them.
     fn recover(&mut self, steps: usize) -> bool {
-        let Some(plan) = plan(&self.state, &self.manifest).unwrap() else { return self.tidy() };
+        let mut rounds = 0;
+        while let Some(plan) = plan(&self.state, &self.manifest).unwrap() {
+            rounds += 1;
+            assert!(rounds <= 3, "recovery ends");
+            if !self.carry_out(plan, steps) {
+                return false;
+            }
+        }
+        self.tidy()
+    }
+
+    fn carry_out(&mut self, plan: Plan, steps: usize) -> bool {
         let Plan { state, seal, fresh, drop_archive, current } = plan;
         let generation = state.generation;
         let all: Vec<Step> = vec![
@@ -125,7 +146,7 @@ impl World {
             Box::new(move |w| w.state.clone_from(&state)),
         ];
         all.iter().take(steps).for_each(|step| step(self));
-        steps >= all.len() && self.tidy()
+        steps >= all.len()
     }
 
     fn tidy(&mut self) -> bool {
@@ -168,6 +189,7 @@ enum Action {
     Write,
     Seal { crash: usize },
     Restore { which: usize, crash: usize },
+    Delete { which: usize, crash: usize },
 }
 
 fn actions() -> impl Strategy<Value = Vec<(Action, Vec<usize>)>> {
@@ -175,6 +197,7 @@ fn actions() -> impl Strategy<Value = Vec<(Action, Vec<usize>)>> {
         Just(Action::Write),
         (0..8usize).prop_map(|crash| Action::Seal { crash }),
         (0..8usize, 0..6usize).prop_map(|(which, crash)| Action::Restore { which, crash }),
+        (0..8usize, 0..6usize).prop_map(|(which, crash)| Action::Delete { which, crash }),
     ];
     prop::collection::vec((action, prop::collection::vec(0..6usize, 0..3)), 1..16)
 }
@@ -202,6 +225,16 @@ proptest! {
                         let sealed = layers(&world.manifest, id).unwrap();
                         after = sealed.iter().flat_map(|id| world.archives[id].clone()).collect();
                         let steps = world.restore_steps(id);
+                        steps.iter().take(crash).for_each(|step| step(&mut world));
+                    }
+                }
+                Action::Delete { which, crash } => {
+                    let free = |s: &&SnapshotManifest| {
+                        world.manifest.children(&s.id).next().is_none() && s.id != world.manifest.current_snapshot_id
+                    };
+                    let ids: Vec<_> = world.manifest.snapshots.iter().filter(free).map(|s| s.id.clone()).collect();
+                    if let Some(id) = ids.get(which % ids.len().max(1)) {
+                        let steps = world.delete_steps(id);
                         steps.iter().take(crash).for_each(|step| step(&mut world));
                     }
                 }

@@ -138,12 +138,23 @@ pub(crate) fn read_small(dir: BorrowedFd<'_>, name: &str, limit: u64) -> Result<
     Ok(Some(bytes))
 }
 
-/// Replaces a file as a whole; with `durable` it survives a power cut when this returns.
-pub(crate) fn write_atomic(dir: BorrowedFd<'_>, name: &str, bytes: &[u8], durable: bool) -> Result<()> {
+/// What of a written file survives a power cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Durable {
+    /// Nothing for sure: it may even be empty.
+    Nothing,
+    /// Either the old content or the new.
+    Either,
+    /// The new content.
+    New,
+}
+
+/// Replaces a file as a whole.
+pub(crate) fn write_atomic(dir: BorrowedFd<'_>, name: &str, bytes: &[u8], durable: Durable) -> Result<()> {
     let staged = unique(&format!(".{name}"));
-    let written = write_new(dir, &staged, bytes, durable)
+    let written = write_new(dir, &staged, bytes, durable != Durable::Nothing)
         .and_then(|()| Ok(rustix::fs::renameat(dir, &staged, dir, name)?))
-        .and_then(|()| if durable { Ok(rustix::fs::fsync(dir)?) } else { Ok(()) });
+        .and_then(|()| if durable == Durable::New { Ok(rustix::fs::fsync(dir)?) } else { Ok(()) });
     written.map_err(|e| {
         // What cannot be removed now is not seen by anyone.
         let _ = rustix::fs::unlinkat(dir, &staged, AtFlags::empty());
@@ -151,11 +162,11 @@ pub(crate) fn write_atomic(dir: BorrowedFd<'_>, name: &str, bytes: &[u8], durabl
     })
 }
 
-fn write_new(dir: BorrowedFd<'_>, name: &str, bytes: &[u8], durable: bool) -> std::io::Result<()> {
+fn write_new(dir: BorrowedFd<'_>, name: &str, bytes: &[u8], synced: bool) -> std::io::Result<()> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let mut file = File::from(rustix::fs::openat(dir, name, flags, PRIVATE_FILE)?);
     file.write_all(bytes)?;
-    if durable { file.sync_all() } else { Ok(()) }
+    if synced { file.sync_all() } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -170,7 +181,7 @@ mod tests {
         let fd = open_path(dir.path()).unwrap();
         assert!(read_small(fd.as_fd(), "f", 9).unwrap().is_none());
         for content in ["one", "two2"] {
-            write_atomic(fd.as_fd(), "f", content.as_bytes(), true).unwrap();
+            write_atomic(fd.as_fd(), "f", content.as_bytes(), Durable::New).unwrap();
             assert_eq!(read_small(fd.as_fd(), "f", 4).unwrap().unwrap(), content.as_bytes());
         }
         assert_eq!(read_small(fd.as_fd(), "f", 3).unwrap_err().kind(), ErrorKind::IntegrityViolation);

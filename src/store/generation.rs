@@ -33,11 +33,8 @@ impl Store {
         if !dirs::publish(generation.as_fd(), &staged, generation.as_fd(), TREE)? {
             return Err(Error::internal(format!("failed to make {name}: somebody else is making it")));
         }
-        if state.volatile {
-            return Ok(());
-        }
-        dirs::sync(generation.as_fd())?;
-        dirs::sync(vessel)
+        // Its own name is synced with the state that mentions it.
+        if state.volatile { Ok(()) } else { dirs::sync(generation.as_fd()) }
     }
 
     /// The root of the upper layer is what the root of the mount looks like: it must look as the one below.
@@ -77,8 +74,7 @@ impl Store {
             // The same content, unpacked from the archive already.
             return self.discard(vessel, &name);
         }
-        dirs::sync(self.layers.as_fd())?;
-        dirs::sync(vessel)
+        dirs::sync(self.layers.as_fd())
     }
 
     /// Removes what a sealed layer needs no more.

@@ -341,11 +341,11 @@ mod tests {
             (ExecOptions::new(["a"]).env("A=B", ""), "name of a variable is not valid: \"A=B\""),
             (ExecOptions::new(["a"]).env("", ""), "name of a variable is not valid: \"\""),
             (ExecOptions::new(["a"]).env("A", "\0"), "variable has a NUL byte: \"\\0\""),
-            (ExecOptions::new(["a"]).work_dir("\0"), "path has a NUL byte: \"/w/\\0\""),
+            (ExecOptions::new(["a"]).work_dir("\0"), "path has a NUL byte: \"\\0\""),
         ] {
             let error = options.request("/w", &image()).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidArgument);
-            assert!(error.to_string().starts_with(&message[..20]), "{error} / {message}");
+            assert_eq!(error.to_string(), message);
         }
     }
 

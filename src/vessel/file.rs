@@ -1,23 +1,26 @@
 //! [`File`]: an open file of a vessel.
 #![forbid(unsafe_code)]
 
-use std::fs::File as StdFile;
+mod stream;
+
 use std::io::{self, SeekFrom};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 
 use rustix::fs::OFlags;
 use tokio::io::{AsyncRead, AsyncSeek, AsyncWrite, AsyncWriteExt, ReadBuf};
-use vesselrt_runtime::idmap::{Extent, IdMapping};
+use vesselrt_runtime::idmap::Extent;
 use vesselrt_runtime::shim::protocol::{FileStat, Request};
 
-use super::files::{FileInfo, open_fd, regular};
+use super::files::{self, FileInfo, open_fd, regular};
+use super::fsids::as_mapped_root;
 use super::{VesselInner, paths};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::offload::blocking;
+use stream::Stream;
 
 /// How a file is opened, as in [`std::fs::OpenOptions`]. The setters return the changed value, to be chained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,15 +126,14 @@ impl OpenOptions {
     }
 }
 
-pub(super) async fn open(vessel: &VesselInner, path: &Path, options: &OpenOptions) -> Result<File> {
+pub(super) async fn open(vessel: &Arc<VesselInner>, path: &Path, options: &OpenOptions) -> Result<File> {
     let name = paths::resolve(&vessel.work_dir(), path)?;
     let flags = options.flags()?.bits();
     let request = Request::Open { path: paths::bytes(name.clone()), flags, mode: options.mode & 0o7777 };
     let fd = vessel.request(move |connection| open_fd(connection, &request)).await?;
     let file = regular(fd, &name)?;
-    let positioned = file.try_clone().map_err(|e| Error::io("failed to duplicate a descriptor", e))?;
     let ids = vessel.manager.store.ids().clone();
-    Ok(File { name, file: tokio::fs::File::from_std(file), positioned: Arc::new(positioned), ids })
+    Ok(File { name, stream: Stream::new(file, ids), vessel: Arc::downgrade(vessel) })
 }
 
 /// An open file. It reads, writes and seeks by [`AsyncRead`], [`AsyncWrite`] and [`AsyncSeek`].
@@ -141,9 +143,8 @@ pub(super) async fn open(vessel: &VesselInner, path: &Path, options: &OpenOption
 #[derive(Debug)]
 pub struct File {
     name: PathBuf,
-    file: tokio::fs::File,
-    positioned: Arc<StdFile>,
-    ids: IdMapping,
+    stream: Stream,
+    vessel: Weak<VesselInner>,
 }
 
 /// What a host id is inside; the kernel's overflow id when it is none there.
@@ -169,7 +170,7 @@ impl File {
     /// Those of pread(2).
     pub async fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> Result<usize> {
         self.settle().await?;
-        let (file, len) = (Arc::clone(&self.positioned), buffer.len());
+        let (file, len) = (Arc::clone(self.stream.file()), buffer.len());
         let data = self
             .on_thread("read", move || {
                 let mut data = vec![0; len];
@@ -189,20 +190,28 @@ impl File {
     /// Those of pwrite(2).
     pub async fn write_at(&mut self, data: &[u8], offset: u64) -> Result<()> {
         self.settle().await?;
-        let (file, data) = (Arc::clone(&self.positioned), data.to_vec());
+        let (file, data) = (Arc::clone(self.stream.file()), data.to_vec());
         self.on_thread("write", move || file.write_all_at(&data, offset)).await
     }
 
-    /// Metadata as it is now.
+    /// Metadata as it is now. With fuse-overlayfs that of whatever has the file's name now.
     ///
     /// # Errors
     /// Those of fstat(2).
     pub async fn stat(&mut self) -> Result<FileInfo> {
         self.settle().await?;
-        let file = Arc::clone(&self.positioned);
-        let meta = self.on_thread("stat", move || file.metadata()).await?;
+        let file = Arc::clone(self.stream.file());
+        let meta = match self.on_thread("stat", move || file.metadata()).await {
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                return self.stat_inside(error).await;
+            }
+            other => other?,
+        };
         // A descriptor tells the host's ids, whoever opened it.
-        let (uid, gid) = (seen_inside(&self.ids.uids, meta.uid()), seen_inside(&self.ids.gids, meta.gid()));
+        let (uid, gid) = (
+            seen_inside(&self.stream.ids().uids, meta.uid()),
+            seen_inside(&self.stream.ids().gids, meta.gid()),
+        );
         Ok(FileInfo::from(FileStat {
             mode: meta.mode(),
             uid,
@@ -215,23 +224,32 @@ impl File {
         }))
     }
 
+    /// A FUSE file system tells nothing to processes outside its user namespace: the shim is asked.
+    async fn stat_inside(&self, refused: Error) -> Result<FileInfo> {
+        match self.vessel.upgrade() {
+            Some(vessel) => files::stat(&vessel, &self.name, true).await,
+            None => Err(refused),
+        }
+    }
+
     /// Waits until content and metadata are on disk.
     ///
     /// # Errors
     /// Those of fsync(2).
     pub async fn sync(&mut self) -> Result<()> {
         self.settle().await?;
-        let file = Arc::clone(&self.positioned);
+        let file = Arc::clone(self.stream.file());
         self.on_thread("sync", move || file.sync_all()).await
     }
 
     /// Cuts the file, or extends it with zeros, to `size` bytes.
     ///
     /// # Errors
-    /// Those of ftruncate(2).
+    /// Those of ftruncate(2); [`PermissionDenied`](ErrorKind::PermissionDenied) with fuse-overlayfs, where only
+    /// [`OpenOptions::truncate`] works.
     pub async fn truncate(&mut self, size: u64) -> Result<()> {
         self.settle().await?;
-        let file = Arc::clone(&self.positioned);
+        let file = Arc::clone(self.stream.file());
         self.on_thread("truncate", move || file.set_len(size)).await
     }
 
@@ -245,7 +263,7 @@ impl File {
 
     /// Ends the write in progress, so that what follows sees it.
     async fn settle(&mut self) -> Result<()> {
-        self.file.flush().await.map_err(|e| Error::io(format!("failed to write {:?}", self.name), e))
+        self.stream.flush().await.map_err(|e| Error::io(format!("failed to write {:?}", self.name), e))
     }
 
     async fn on_thread<T: Send + 'static>(
@@ -254,7 +272,8 @@ impl File {
         work: impl FnOnce() -> io::Result<T> + Send + 'static,
     ) -> Result<T> {
         let message = format!("failed to {verb} {:?}", self.name);
-        blocking(move || work().map_err(|e| Error::io(message, e))).await
+        let ids = self.stream.ids().clone();
+        blocking(move || as_mapped_root(&ids, work).map_err(|e| Error::io(message, e))).await
     }
 }
 
@@ -264,31 +283,31 @@ impl AsyncRead for File {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.file).poll_read(cx, buf)
+        Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for File {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.file).poll_write(cx, buf)
+        Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.file).poll_flush(cx)
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.file).poll_shutdown(cx)
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 
 impl AsyncSeek for File {
     fn start_seek(mut self: Pin<&mut Self>, position: SeekFrom) -> io::Result<()> {
-        Pin::new(&mut self.file).start_seek(position)
+        Pin::new(&mut self.stream).start_seek(position)
     }
 
     fn poll_complete(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<u64>> {
-        Pin::new(&mut self.file).poll_complete(cx)
+        Pin::new(&mut self.stream).poll_complete(cx)
     }
 }
 
@@ -296,6 +315,7 @@ impl AsyncSeek for File {
 mod tests {
     use super::*;
     use tokio::io::AsyncReadExt;
+    use vesselrt_runtime::idmap::IdMapping;
 
     #[test]
     fn options_become_flags_or_are_refused() {
@@ -330,12 +350,18 @@ mod tests {
         }
     }
 
+    fn own_ids() -> IdMapping {
+        let root = |id: u32| vec![Extent { inside: 0, outside: id, count: 1 }];
+        IdMapping {
+            uids: root(rustix::process::geteuid().as_raw()),
+            gids: root(rustix::process::getegid().as_raw()),
+        }
+    }
+
     #[tokio::test]
     async fn what_was_written_is_seen_by_the_next_call() {
         let std = tempfile::tempfile().unwrap();
-        let positioned = Arc::new(std.try_clone().unwrap());
-        let mut file =
-            File { name: "/f".into(), file: tokio::fs::File::from_std(std), positioned, ids: ids() };
+        let mut file = File { name: "/f".into(), stream: Stream::new(std, own_ids()), vessel: Weak::new() };
         for _ in 0..200 {
             file.write_all(b"0123456789").await.unwrap();
         }

@@ -10,10 +10,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{MemfdFlags, OFlags};
+use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncWrite};
 use vesselrt_runtime::shim::client::{CallError, Connection};
 use vesselrt_runtime::shim::protocol::{FileStat, Reply, Request};
 
+use super::fsids::as_mapped_root;
 use super::lease::HangUp;
 use super::{VesselInner, paths, pump};
 use crate::error::{Error, ErrorKind, Result};
@@ -160,7 +162,12 @@ pub(super) fn open_fd(connection: &mut Connection, request: &Request) -> Result<
 
 /// A regular file, so that reading it ends and never blocks for ever.
 pub(super) fn regular(fd: OwnedFd, path: &Path) -> Result<StdFile> {
-    let stat = rustix::fs::fstat(&fd).map_err(|e| Error::io(format!("failed to stat {path:?}"), e))?;
+    let stat = match rustix::fs::fstat(&fd) {
+        // A FUSE file system tells nothing to processes outside its user namespace, as real root's are. The shim has
+        // looked already.
+        Err(Errno::ACCESS) => return Ok(fd.into()),
+        other => other.map_err(|e| Error::io(format!("failed to stat {path:?}"), e))?,
+    };
     match FileType::of(stat.st_mode) {
         FileType::File => Ok(fd.into()),
         FileType::Directory => Err(Error::invalid(format!("is a directory: {path:?}"))),
@@ -170,12 +177,14 @@ pub(super) fn regular(fd: OwnedFd, path: &Path) -> Result<StdFile> {
 
 pub(super) async fn read(vessel: &VesselInner, path: &Path) -> Result<Vec<u8>> {
     let (inside, path) = (vessel.inside(path)?, path.to_owned());
+    let ids = vessel.manager.store.ids().clone();
     let limit = vessel.manager.config.limits.read_file_bytes;
     let request = Request::Open { path: inside, flags: OFlags::RDONLY.bits(), mode: 0 };
     vessel
         .request(move |connection| {
             let fd = open_fd(connection, &request)?;
-            Ok(regular(fd, &path).and_then(|file| read_bounded(file, limit, &path)))
+            let read = || regular(fd, &path).and_then(|file| read_bounded(file, limit, &path));
+            Ok(as_mapped_root(&ids, read))
         })
         .await?
 }

@@ -36,7 +36,20 @@ async fn turn(vessel: &VesselInner) -> Result<Turn> {
     let lock = lock::within(vessel.lease.dir(), OPS_LOCK, timeout).await?.ok_or_else(|| {
         Error::conflict(format!("another operation changes the snapshots of vessel {}", vessel.id))
     })?;
-    Ok(Turn { manifest: vessel.reload().await?, _lock: lock })
+    let manifest = vessel.reload().await?;
+    finish_deletion(vessel, &manifest).await?;
+    Ok(Turn { manifest, _lock: lock })
+}
+
+/// Does the rest of a deletion whose process is gone, while the shim stayed.
+async fn finish_deletion(vessel: &VesselInner, manifest: &VesselManifest) -> Result<()> {
+    let (dir, id) = (Arc::clone(vessel.lease.dir()), vessel.id.clone());
+    let mut state = blocking(move || read_state(&id, dir.as_fd())).await?;
+    let Some(Pending::Delete { snapshot }) = state.pending.take() else { return Ok(()) };
+    if manifest.snapshot(&snapshot).is_none() {
+        vessel.manager.forget_snapshot(&vessel.id, &snapshot).await?;
+    }
+    save_state(vessel, &state).await
 }
 
 fn missing(snapshot: &str) -> Error {
@@ -146,6 +159,7 @@ async fn seal(
     snapshot: &str,
     message: String,
 ) -> Result<SnapshotManifest> {
+    still.state.check_room()?;
     still.state.pending = Some(Pending::Seal { snapshot: snapshot.to_owned() });
     save_state(vessel, &still.state).await?;
     let packed = archive(vessel, &still.connection, snapshot).await?;
@@ -358,14 +372,17 @@ pub(super) async fn delete(vessel: &Arc<VesselInner>, snapshot: &str) -> Result<
         }
         restore_to(vessel, manifest, &parent).await?;
     }
+    let (dir, id) = (Arc::clone(vessel.lease.dir()), vessel.id.clone());
+    let mut state = blocking(move || read_state(&id, dir.as_fd())).await?;
+    state.pending = Some(Pending::Delete { snapshot: snapshot.to_owned() });
+    save_state(vessel, &state).await?;
     manifest.snapshots.retain(|other| other.id != snapshot);
     manifest.update_time = OffsetDateTime::now_utc();
     vessel.manager.save_manifest(manifest).await?;
     vessel.remember(manifest);
-    let failed = |e| Error::storage(format!("failed to delete the archive of snapshot {snapshot}"), e);
-    vessel.manager.storage.delete_snapshot(&vessel.id, snapshot).await.map_err(failed)?;
-    let (store, name) = (Arc::clone(&vessel.manager.store), snapshot.to_owned());
-    blocking(move || store.discard(store.layers.as_fd(), &name)).await?;
+    vessel.manager.forget_snapshot(&vessel.id, snapshot).await?;
+    state.pending = None;
+    save_state(vessel, &state).await?;
     vessel.manager.sweep_later();
     Ok(())
 }

@@ -38,9 +38,10 @@ pub(super) const BUNDLE: &str = "/bundle";
 /// libcontainer's state.
 pub(super) const STATE: &str = "/state";
 
+const EMPTY: &str = "store/empty";
 const STORE: [&str; 3] = ["store/image", "store/sealed", "store/vessel"];
-const DIRS: [&str; 12] = [
-    "merged", "scratch", "files", "bundle", "state", "dev", "proc", "sys", "store", STORE[0], STORE[1],
+const DIRS: [&str; 13] = [
+    "merged", "scratch", "files", "bundle", "state", "dev", "proc", "sys", "store", EMPTY, STORE[0], STORE[1],
     STORE[2],
 ];
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
@@ -116,9 +117,7 @@ impl Site {
         for ((name, mount), given) in STORE.into_iter().zip(mounts).zip(given) {
             let target = self.path(name);
             attach(&mount, &target).map_err(at(format!("attach /{name}")))?;
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let fd = rustix::fs::open(&target, flags, Mode::empty())
-                .map_err(|e| at(format!("open /{name}"))(e.into()))?;
+            let fd = self.open(name)?;
             if identity(&fd).ok() != identity(given).ok() {
                 return Err(at(format!("open /{name}"))(io::Error::other(
                     "the store was replaced meanwhile",
@@ -128,7 +127,12 @@ impl Site {
         }
         let [image_layers, sealed_layers, vessel] = <[OwnedFd; 3]>::try_from(opened)
             .map_err(|_| at("attach the store")(io::ErrorKind::InvalidInput.into()))?;
-        Ok(Dirs { image_layers, sealed_layers, vessel })
+        Ok(Dirs { image_layers, sealed_layers, vessel, empty: self.open(EMPTY)? })
+    }
+
+    fn open(&self, name: &str) -> Result<OwnedFd, HouseError> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::open(self.path(name), flags, Mode::empty()).map_err(|e| at(format!("open /{name}"))(e.into()))
     }
 
     fn attach_devices(
