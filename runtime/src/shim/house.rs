@@ -41,8 +41,8 @@ pub(super) const STATE: &str = "/state";
 const EMPTY: &str = "store/empty";
 const STORE: [&str; 3] = ["store/image", "store/sealed", "store/vessel"];
 const DIRS: [&str; 13] = [
-    "merged", "scratch", "files", "bundle", "state", "dev", "proc", "sys", "store", EMPTY, STORE[0], STORE[1],
-    STORE[2],
+    "merged", "scratch", "files", "bundle", "state", "dev", "proc", "sys", "store", EMPTY, STORE[0],
+    STORE[1], STORE[2],
 ];
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 /// Places where the new root may be attached for the moment before it becomes the root: any directory does.
@@ -132,7 +132,8 @@ impl Site {
 
     fn open(&self, name: &str) -> Result<OwnedFd, HouseError> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        rustix::fs::open(self.path(name), flags, Mode::empty()).map_err(|e| at(format!("open /{name}"))(e.into()))
+        rustix::fs::open(self.path(name), flags, Mode::empty())
+            .map_err(|e| at(format!("open /{name}"))(e.into()))
     }
 
     fn attach_devices(
