@@ -21,7 +21,7 @@ Examples:
 
 /// Arguments of `run`.
 #[derive(Debug, Args)]
-#[command(after_long_help = EXAMPLES)]
+#[command(after_long_help = EXAMPLES, override_usage = "vesselrt run [OPTIONS] <IMAGE> [-- <CMD>...]")]
 pub(super) struct Run {
     /// Remove the vessel at the end; nothing is synced to disk meanwhile
     #[arg(long)]

@@ -2,10 +2,11 @@
 #![forbid(unsafe_code)]
 
 use std::collections::HashSet;
-use std::io::{BufWriter, PipeWriter};
+use std::io::{PipeReader, PipeWriter, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
+use std::thread::JoinHandle;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use vesselrt_runtime::layer::{self, Dialect, PackOptions, TreeFormat};
@@ -156,35 +157,33 @@ impl ManagerInner {
         archive::import(&self.content, path, &options, &mut tell).map_err(failed)
     }
 
+    /// Packs a root file system on its way into the store.
     fn import_directory(&self, path: &Path, reference: &Reference) -> Result<ImageRecord> {
         let failed = |e: std::io::Error| Error::io(format!("failed to import {}", path.display()), e);
-        let tree = dirs::open_path(path)?;
+        let (tree, pack) = (dirs::open_path(path)?, self.packer()?);
         let (read, write) = std::io::pipe().map_err(failed)?;
-        let pack = self.packer(tree, write)?;
-        let packer = std::thread::Builder::new().name("vesselrt-pack".into()).spawn(pack).map_err(failed)?;
+        let packer = std::thread::Builder::new().name("vesselrt-pack".into());
+        let packer = packer.spawn(move || pack(tree, write)).map_err(failed)?;
         let reader = Verified { read, packer: Some(packer) };
         archive::import_rootfs_stream(&self.content, reader, reference)
             .map_err(|e| Error::storage(format!("failed to import {}", path.display()), e))
     }
 
-    /// What packs a directory of the host. A worker sees the ids of an ordinary user's files as they will be inside. Those
-    /// of real root's are right as they are, and a worker, which runs as somebody else then, may not read them.
-    fn packer(&self, tree: OwnedFd, out: PipeWriter) -> Result<impl FnOnce() -> Result<()> + Send + use<>> {
-        let worker = match rustix::process::geteuid().is_root() {
-            true => None,
-            false => Some(self.launcher()?.worker()?),
-        };
-        Ok(move || match worker {
-            Some(mut worker) => {
-                worker.run(&Job::PackTree, &[tree.as_fd(), out.as_fd()], &mut |_| {})?;
-                Ok(())
-            }
-            None => {
-                let options = PackOptions::new(Dialect::Oci, TreeFormat::Plain);
-                let packed = layer::pack(tree.as_fd(), BufWriter::new(out), &options);
-                packed.map(|_| ()).map_err(|e| Error::internal("failed to pack the directory").with_source(e))
-            }
-        })
+    /// A user's directory has ids of the user's own range: a worker sees them as they will be inside. Real root's has
+    /// them as they are meant.
+    fn packer(&self) -> Result<Packer> {
+        if self.store.ids().root().0 != rustix::process::geteuid().as_raw() {
+            let options = PackOptions::new(Dialect::Oci, TreeFormat::Plain);
+            return Ok(Box::new(move |tree, out| {
+                let packed = layer::pack(tree.as_fd(), out, &options);
+                packed.map(drop).map_err(|e| Error::internal("failed to pack the directory").with_source(e))
+            }));
+        }
+        let mut worker = self.launcher()?.worker()?;
+        Ok(Box::new(move |tree, out| {
+            worker.run(&Job::PackTree, &[tree.as_fd(), out.as_fd()], &mut |_| {})?;
+            Ok(())
+        }))
     }
 
     /// The image called `text`: a reference or the digest of a manifest.
@@ -384,21 +383,22 @@ fn is_base(vessel: &VesselManifest, digest: &str, names: &[Reference]) -> bool {
     Reference::parse(&vessel.base_image_ref).is_ok_and(|reference| names.contains(&reference))
 }
 
+type Packer = Box<dyn FnOnce(OwnedFd, PipeWriter) -> Result<()> + Send>;
+
 /// A stream that ends well only if its writer did.
 struct Verified {
-    read: std::io::PipeReader,
-    packer: Option<std::thread::JoinHandle<Result<()>>>,
+    read: PipeReader,
+    packer: Option<JoinHandle<Result<()>>>,
 }
 
-impl std::io::Read for Verified {
+impl Read for Verified {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let read = self.read.read(buffer)?;
         if read == 0
             && !buffer.is_empty()
             && let Some(packer) = self.packer.take()
         {
-            let packed = packer.join().map_err(|_| std::io::Error::other("the packing thread panicked"))?;
-            packed.map_err(std::io::Error::from)?;
+            packer.join().map_err(|_| std::io::Error::other("the packing thread panicked"))??;
         }
         Ok(read)
     }

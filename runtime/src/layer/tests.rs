@@ -5,5 +5,6 @@ mod hostile;
 mod interop;
 mod listing;
 mod merging;
+mod overlay;
 mod pipelines;
 mod roundtrip;

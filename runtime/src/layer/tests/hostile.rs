@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 use std::error::Error;
+use std::ffi::OsString;
 use std::fs;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
@@ -25,6 +26,10 @@ fn plant_victim(scratch: &Scratch) -> PathBuf {
     victim
 }
 
+fn names_in(dir: &Path) -> HashSet<OsString> {
+    fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect()
+}
+
 fn chain(error: &UnpackError) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -43,7 +48,9 @@ fn run(case: &HostileLayer, format: TreeFormat, ids: IdPolicy) {
     let dialect = if case.form == Form::Layer { Dialect::Oci } else { Dialect::Snapshot };
     let result = unpack(&case.tar[..], dest.as_fd(), &[], &UnpackOptions::new(dialect, format, ids));
     assert_eq!(listing(&victim), before, "{}: something outside was changed", case.name);
-    let names: HashSet<_> = fs::read_dir(scratch.path("")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    // Where `/proc/self/cwd` leads.
+    assert!(!Path::new("f").exists(), "{}: something was put where we are", case.name);
+    let names = names_in(&scratch.path(""));
     assert_eq!(names.len(), 2, "{}: something was put beside the destination", case.name);
     judge(case, &result, &scratch.path("dest"), format, ids);
 }
