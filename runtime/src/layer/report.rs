@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +29,19 @@ pub enum WarningKind {
     WhiteoutIgnored,
 }
 
+impl fmt::Display for WarningKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::DeviceSkipped => "device skipped",
+            Self::SocketSkipped => "socket skipped",
+            Self::XattrDropped => "attribute dropped",
+            Self::XattrDenied => "attribute refused by the file system",
+            Self::OwnerSquashed => "owner changed to root",
+            Self::WhiteoutIgnored => "whiteout ignored",
+        })
+    }
+}
+
 /// One thing that was left out or changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Warning {
@@ -43,6 +57,13 @@ impl Warning {
     pub(crate) fn new(kind: WarningKind, path: &[u8], detail: &[u8]) -> Self {
         let detail = if detail.is_empty() { String::new() } else { escape(detail) };
         Self { kind, path: escape(path), detail }
+    }
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path, self.kind)?;
+        if self.detail.is_empty() { Ok(()) } else { write!(f, " ({})", self.detail) }
     }
 }
 
