@@ -9,6 +9,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::io;
 
+use rustix::io::Errno;
 use vesselrt_runtime::launch::LaunchError;
 use vesselrt_runtime::shim::client::CallError;
 use vesselrt_runtime::shim::protocol::{Fault, FaultKind};
@@ -184,7 +185,11 @@ fn of_storage(kind: StorageErrorKind, what: impl FnOnce() -> String) -> ErrorKin
 }
 
 fn of_fault(fault: &Fault) -> ErrorKind {
+    let full = [Errno::NOSPC, Errno::DQUOT, Errno::ROFS].map(|errno| Some(errno.raw_os_error()));
     match fault.kind {
+        FaultKind::LimitExceeded | FaultKind::Internal if full.contains(&fault.errno) => {
+            ErrorKind::Unavailable
+        }
         FaultKind::NotFound | FaultKind::CommandNotFound => ErrorKind::NotFound,
         FaultKind::AlreadyExists => ErrorKind::AlreadyExists,
         FaultKind::InvalidArgument => ErrorKind::InvalidArgument,
@@ -196,12 +201,7 @@ fn of_fault(fault: &Fault) -> ErrorKind {
             what: fault.message.clone(),
             remedy: fault.remedy.clone().unwrap_or_default(),
         },
-        FaultKind::Internal => match fault.errno.map(rustix::io::Errno::from_raw_os_error) {
-            Some(rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT | rustix::io::Errno::ROFS) => {
-                ErrorKind::Unavailable
-            }
-            _ => ErrorKind::Internal,
-        },
+        FaultKind::Internal => ErrorKind::Internal,
     }
 }
 
@@ -301,7 +301,6 @@ impl StdError for Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::io::Errno;
 
     fn fault(kind: FaultKind, errno: Option<i32>) -> Fault {
         Fault { kind, message: "open /x: no".into(), errno, remedy: Some("do it".into()) }
@@ -336,8 +335,10 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_unavailable_wherever_it_is_met() {
-        let inside = fault(FaultKind::Internal, Some(Errno::NOSPC.raw_os_error()));
-        assert_eq!(Error::from(inside).kind(), ErrorKind::Unavailable);
+        for kind in [FaultKind::Internal, FaultKind::LimitExceeded] {
+            let inside = fault(kind, Some(Errno::NOSPC.raw_os_error()));
+            assert_eq!(Error::from(inside).kind(), ErrorKind::Unavailable);
+        }
         assert_eq!(Error::io("failed to write", Errno::NOSPC).kind(), ErrorKind::Unavailable);
     }
 

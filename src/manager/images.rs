@@ -197,10 +197,11 @@ impl ManagerInner {
 
     /// The image called `text`, imported from the storage if it is not known. One import for all who ask at once.
     pub(super) async fn provide_image(self: &Arc<Self>, text: &str) -> Result<ImageRecord> {
+        let name = Reference::parse(text).map_or_else(|_| text.to_owned(), |reference| reference.to_string());
         let lock = {
             let mut imports = self.imports.lock().unwrap_or_else(PoisonError::into_inner);
             imports.retain(|_, lock| Arc::strong_count(lock) > 1);
-            Arc::clone(imports.entry(text.to_owned()).or_default())
+            Arc::clone(imports.entry(name).or_default())
         };
         let _one = lock.lock().await;
         let (own, name) = (Arc::clone(self), text.to_owned());

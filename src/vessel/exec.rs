@@ -255,8 +255,10 @@ fn no_nul(text: OsString, what: &str) -> Result<Vec<u8>> {
 /// The image's variables, those of the caller instead of or after them, and a `PATH` if there is none.
 fn environment(image: &[String], own: &[(OsString, OsString)]) -> Result<Vec<Vec<u8>>> {
     let mut merged = Variables::default();
-    // An entry of an image without `=` is no variable.
-    for (key, value) in image.iter().filter_map(|entry| entry.split_once('=')) {
+    // An entry of an image that cannot be a variable is none.
+    let entries =
+        image.iter().filter(|entry| !entry.contains('\0')).filter_map(|entry| entry.split_once('='));
+    for (key, value) in entries.filter(|(key, _)| !key.is_empty()) {
         merged.set(key.into(), value.into());
     }
     for (key, value) in own {
@@ -302,7 +304,14 @@ mod tests {
 
     fn image() -> ImageDefaults {
         ImageDefaults {
-            env: vec!["PATH=/bin".into(), "LANG=C".into(), "odd".into(), "EMPTY=".into()],
+            env: vec![
+                "PATH=/bin".into(),
+                "LANG=C".into(),
+                "odd".into(),
+                "=x".into(),
+                "N=\0".into(),
+                "EMPTY=".into(),
+            ],
             user: "app:staff".into(),
         }
     }

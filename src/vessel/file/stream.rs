@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncSeek, AsyncWrite, ReadBuf};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 use vesselrt_runtime::idmap::IdMapping;
 
 use crate::vessel::fsids::as_mapped_root;
@@ -62,16 +62,12 @@ impl Stream {
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<u64>>> {
         let ended = match &mut self.call {
             Call::None => return Poll::Ready(Ok(None)),
-            Call::Read(call) => {
-                ready!(Pin::new(call).poll(cx)).map_err(io::Error::from).flatten().map(|data| {
-                    (self.buffer, self.taken) = (data, 0);
-                    None
-                })
-            }
-            Call::Write(call) => {
-                ready!(Pin::new(call).poll(cx)).map_err(io::Error::from).flatten().map(|()| None)
-            }
-            Call::Seek(call) => ready!(Pin::new(call).poll(cx)).map_err(io::Error::from).flatten().map(Some),
+            Call::Read(call) => joined(ready!(Pin::new(call).poll(cx))).map(|data| {
+                (self.buffer, self.taken) = (data, 0);
+                None
+            }),
+            Call::Write(call) => joined(ready!(Pin::new(call).poll(cx))).map(|()| None),
+            Call::Seek(call) => joined(ready!(Pin::new(call).poll(cx))).map(Some),
         };
         self.call = Call::None;
         Poll::Ready(ended)
@@ -110,6 +106,11 @@ impl AsyncRead for Stream {
             }));
         }
     }
+}
+
+/// A call that did not run, because the runtime is shutting down, failed.
+fn joined<T>(ended: Result<io::Result<T>, JoinError>) -> io::Result<T> {
+    ended.unwrap_or_else(|e| Err(e.into()))
 }
 
 fn retried(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
