@@ -15,7 +15,6 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-pub(crate) use maps::helper;
 pub use maps::host_mapping;
 
 use crate::entry::{self, Boot, Role};

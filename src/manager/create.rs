@@ -166,6 +166,8 @@ fn is_no_directory(fault: &vesselrt_runtime::shim::protocol::Fault) -> bool {
 
 /// What cannot be undone now is found by the next sweep: it has no manifest.
 async fn undo(manager: &Arc<ManagerInner>, id: String, dir: Arc<OwnedFd>) {
+    // The manifest may have been saved although we were told otherwise; nobody else can have one under this id.
+    let _ = manager.storage.delete_vessel(&id).await;
     let own = Arc::clone(manager);
     let _ = blocking(move || {
         shut_down(dir.as_fd(), true)?;

@@ -57,6 +57,17 @@ pub fn find(name: &str) -> Result<Helper, HelperError> {
     find_in(&DIRECTORIES.map(Path::new), name, 0)
 }
 
+/// [`find`] for a process whose user namespace does not map the host's root, which then looks like any id that is not
+/// mapped. Source: `user_namespaces(7)`, "Unmapped user and group IDs".
+///
+/// # Errors
+/// Those of [`find`].
+pub(crate) fn find_inside(name: &str) -> Result<Helper, HelperError> {
+    const DEFAULT_OVERFLOW_UID: u32 = 65534;
+    let text = std::fs::read_to_string("/proc/sys/kernel/overflowuid").unwrap_or_default();
+    find_in(&DIRECTORIES.map(Path::new), name, text.trim().parse().unwrap_or(DEFAULT_OVERFLOW_UID))
+}
+
 fn find_in(directories: &[&Path], name: &str, owner: u32) -> Result<Helper, HelperError> {
     for directory in directories {
         let path = directory.join(name);

@@ -89,7 +89,7 @@ pub enum BlobError {
     Sync(#[source] io::Error),
 }
 
-/// Unpacks a blob into `dest`, an empty directory (see [`super::unpack`]): decompression on one thread, files on this one,
+/// Unpacks a blob into `dest`, an empty directory (see [`super::unpack()`]): decompression on one thread, files on this one,
 /// the digest of the tar on a third. Returns only when size, digest and diff_id were right and the files are on disk.
 /// `progress` is called with the bytes of the blob read so far, from another thread.
 ///

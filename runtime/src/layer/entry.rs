@@ -1,6 +1,6 @@
 //! The plan: what an archive's entry asks for, judged before anything is touched.
 //!
-//! [`plan`] is pure: an [`Entry`] in, one [`Op`] or a [`Reject`] out. The executor in `unpack` does only what an [`Op`]
+//! `plan` is pure: an entry in, one operation or a [`Reject`] out. The executor in `unpack` does only what an operation
 //! says. Source of the whiteout rules: OCI image-spec, layer.md, "Whiteouts".
 #![forbid(unsafe_code)]
 

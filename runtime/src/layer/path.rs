@@ -1,4 +1,4 @@
-//! [`TreePath`]: a path inside a tree, cleaned; and how bytes from outside are shown.
+//! `TreePath`: a path inside a tree, cleaned; and how bytes from outside are shown.
 #![forbid(unsafe_code)]
 
 use std::fmt;

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::path::escape;
 
-/// How many warnings are kept in full. All are counted.
-const KEPT: usize = 64;
+/// How many warnings of a kind are kept in full, so that a flood of one does not hide another. All are counted.
+const KEPT: u64 = 16;
 
 /// What kind of thing was left out or changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -67,7 +67,7 @@ impl fmt::Display for Warning {
     }
 }
 
-/// All warnings of one run: the first [`Warnings::list`] in full, every one counted.
+/// All warnings of one run: the first of every kind in full, every one counted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Warnings {
     list: Vec<Warning>,
@@ -75,7 +75,7 @@ pub struct Warnings {
 }
 
 impl Warnings {
-    /// The first warnings, at most 64.
+    /// The first warnings, at most 16 of a kind.
     #[must_use]
     pub fn list(&self) -> &[Warning] {
         &self.list
@@ -100,8 +100,9 @@ impl Warnings {
     }
 
     pub(crate) fn push(&mut self, warning: Warning) {
-        *self.counts.entry(warning.kind).or_default() += 1;
-        if self.list.len() < KEPT {
+        let count = self.counts.entry(warning.kind).or_default();
+        *count += 1;
+        if *count <= KEPT {
             self.list.push(warning);
         }
     }
@@ -140,7 +141,8 @@ mod tests {
             warnings.push(Warning::new(WarningKind::DeviceSkipped, b"dev/x\n", b""));
         }
         assert_eq!(warnings.count(WarningKind::DeviceSkipped), 100_000);
-        assert_eq!(warnings.list().len(), KEPT);
+        warnings.push(Warning::new(WarningKind::SocketSkipped, b"s", b""));
+        assert_eq!(warnings.list().len() as u64, KEPT + 1);
         assert_eq!(warnings.list()[0].path, "dev/x\\n");
     }
 }

@@ -5,6 +5,7 @@ mod hostile;
 mod interop;
 mod listing;
 mod merging;
+mod mutation;
 mod overlay;
 mod pipelines;
 mod roundtrip;

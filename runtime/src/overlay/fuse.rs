@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::io::FdFlags;
 
 use super::Layers;
-use crate::launch::helper;
+use crate::doctor::helper;
 use crate::sys;
 
 /// How long the program may take to mount.
@@ -72,10 +72,9 @@ impl Drop for FuseMount {
 }
 
 fn program() -> io::Result<PathBuf> {
-    helper("fuse-overlayfs").ok_or_else(|| {
-        io::Error::new(
-            io::ErrorKind::NotFound,
-            "fuse-overlayfs is not installed in /usr/bin, /bin, /usr/sbin or /sbin",
-        )
-    })
+    match helper::find_inside("fuse-overlayfs") {
+        Ok(found) => Ok(found.path),
+        Err(error @ helper::HelperError::NotFound { .. }) => Err(io::Error::new(io::ErrorKind::NotFound, error)),
+        Err(error) => Err(io::Error::other(error)),
+    }
 }

@@ -88,6 +88,8 @@ fn run(task: &Task, stream: OwnedFd, mounted: &Mounted, ids: u32) -> Result<Repl
                 .map_err(|e| pack_fault("copy out of the vessel", &e))
         }
         Task::CopyIn { path } => {
+            // An archive without entries would never look.
+            drop(directory(mounted, path)?);
             let at = Path::new(OsStr::from_bytes(path.strip_prefix(b"/").unwrap_or(path)));
             let options = UnpackOptions::new(Dialect::Plain, TreeFormat::Plain, IdPolicy::for_ids(ids));
             layer::extract(stream, mounted.root.as_fd(), at, &options)

@@ -6,15 +6,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags, fstat, openat};
+use rustix::fs::{OFlags, fstat};
 use rustix::io::Errno;
 
 use super::attrs::{apply, set_opaque};
 use super::dirs::DirState;
 use super::fault::{During, Step};
 use super::lower::Below;
-use super::tree::Tree;
-use crate::layer::path::components;
+use super::tree::{Tree, open_physical};
 use crate::root::open_in;
 
 const READ: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -67,7 +66,7 @@ impl Tree<'_> {
             let path = if state.path.is_empty() { &b"."[..] } else { &state.path };
             open_in(self.root, Path::new(OsStr::from_bytes(path)), READ, 0)
         } else {
-            self.reopen_long(&state.path)
+            open_physical(self.root, &state.path, READ).map_err(Into::into)
         };
         match opened {
             Ok(fd) => Ok(Some(fd)),
@@ -76,13 +75,5 @@ impl Tree<'_> {
                 _ => Err(error).during("open the directory"),
             },
         }
-    }
-
-    fn reopen_long(&self, path: &[u8]) -> std::io::Result<OwnedFd> {
-        let mut here = openat(self.root, ".", READ, Mode::empty())?;
-        for name in components(path) {
-            here = openat(&here, name, READ, Mode::empty())?;
-        }
-        Ok(here)
     }
 }

@@ -9,7 +9,8 @@ use std::path::Path;
 use std::rc::Rc;
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, Stat, fstat, mkdirat, openat, readlinkat, statat, unlinkat,
+    AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, mkdirat, openat, openat2, readlinkat, statat,
+    unlinkat,
 };
 use rustix::io::Errno;
 
@@ -33,7 +34,7 @@ const ONE_CALL: usize = 4000;
 const MAX_LINKS: u32 = 40;
 
 /// Components that may be walked by hand for one archive: a bound on paths made to be slow.
-const MAX_STEPS: u64 = 20_000_000;
+const MAX_STEPS: u64 = 50_000_000;
 
 const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
@@ -224,12 +225,13 @@ impl Tree<'_> {
     }
 
     /// What the layers below have there, unless this layer hides it.
-    fn below(&self, walk: &Walk, part: &[u8]) -> Step<Below> {
+    fn below(&mut self, walk: &Walk, part: &[u8]) -> Step<Below> {
         if self.lowers.is_empty() || self.dirs.under_opaque(walk.here.ino) {
             return Ok(Below::Nothing);
         }
         let mut names: Vec<&[u8]> = walk.names.iter().map(Vec::as_slice).collect();
         names.push(part);
+        self.count_steps((names.len() * self.lowers.0.len()) as u64)?;
         self.lowers.lookup(&names)
     }
 
@@ -290,11 +292,9 @@ impl Tree<'_> {
     /// Opens a path that has no links, of any length.
     pub(super) fn open_names(&mut self, names: &[Vec<u8>]) -> Step<Rc<Dir>> {
         self.count_steps(names.len() as u64)?;
-        let mut here = self.open_root()?;
-        for name in names {
-            here = Rc::new(open_child(&here.fd, name).during("open the parent of")?);
-        }
-        Ok(here)
+        let fd = open_physical(self.root, &names.join(&b'/'), DIRECTORY | OFlags::NOFOLLOW)
+            .during("open the parent of")?;
+        Ok(Rc::new(Dir { ino: inode(&fd)?, fd }))
     }
 
     fn open_root(&self) -> Step<Rc<Dir>> {
@@ -347,6 +347,21 @@ impl Walk {
         self.names.push(name);
         self.here = dir;
     }
+}
+
+/// Opens a directory by a path of any length that has no links, in as few calls as `PATH_MAX` allows.
+pub(super) fn open_physical(root: BorrowedFd<'_>, mut path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    let mut here = openat2(root, ".", flags, Mode::empty(), resolve)?;
+    while !path.is_empty() {
+        let end = match path.get(..ONE_CALL) {
+            Some(piece) => piece.iter().rposition(|&b| b == b'/').ok_or(Errno::NAMETOOLONG)?,
+            None => path.len(),
+        };
+        here = openat2(&here, &path[..end], flags, Mode::empty(), resolve)?;
+        path = path.get(end + 1..).unwrap_or_default();
+    }
+    Ok(here)
 }
 
 /// Opens a directory by its name alone; a link is not followed.

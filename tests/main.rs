@@ -1,0 +1,30 @@
+//! The integration tests: they drive the library and the built command line on real vessels.
+//!
+//! They run as root and as an unprivileged user, in parallel, under `cargo test` and `cargo nextest`. What a machine lacks is
+//! skipped with a line on standard error, or is a failure when `VESSELRT_TEST_REQUIRE` is set ([`testkit::caps`]).
+//!
+//! | variable | meaning |
+//! |---|---|
+//! | `VESSELRT_TEST_BIN` | the `vesselrt` to test; default: the one Cargo built |
+//! | `VESSELRT_TEST_DIR` | where stores are made; default: the temporary directory of the system |
+//! | `VESSELRT_TEST_REQUIRE` | skipping is failing |
+//! | `VESSELRT_TEST_DEBIAN` | a tar of a Debian root file system; default: made once by mmdebstrap |
+//! | `VESSELRT_TEST_SEED` | seed of the tests with random moments, printed when they fail |
+#![forbid(unsafe_code)]
+// A test says by panicking that something is not as it must be.
+#![allow(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout)]
+
+mod testkit;
+
+// mod blocking;
+// mod concurrency;
+// mod crash;
+mod exec;
+mod files;
+mod lifecycle;
+mod paths;
+mod persistence;
+// mod property;
+mod snapshots;
+mod storage;
+mod terminal;
