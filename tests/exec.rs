@@ -10,7 +10,9 @@ use vesselrt::{ErrorKind, ExecOptions};
 
 use crate::testkit::commands::must;
 use crate::testkit::random::Random;
-use crate::testkit::{BASE, Cap, Store, capture, fails, fails_with, need, run_in, sh, tests, tests_on_each_driver};
+use crate::testkit::{
+    BASE, Cap, Store, capture, fails, fails_with, need, run_in, sh, tests, tests_on_each_driver,
+};
 
 tests_on_each_driver!(
     a_command_s_exit_code_is_its_own,
@@ -48,7 +50,9 @@ async fn a_command_s_exit_code_is_its_own(store: &Store) {
     }
     // The shell is process 2 and later there: a signal ends it as anywhere.
     for (name, number) in [("TERM", 15), ("KILL", 9), ("SEGV", 11), ("HUP", 1)] {
-        let ran = run_in(&vessel, ExecOptions::new(["sh", "-c", &format!("kill -{name} $$; sleep 9")])).await.unwrap();
+        let ran = run_in(&vessel, ExecOptions::new(["sh", "-c", &format!("kill -{name} $$; sleep 9")]))
+            .await
+            .unwrap();
         assert_eq!((ran.result.exit_code, ran.result.signal), (128 + number, Some(number)), "{name}");
     }
     vessel.close().await.unwrap();
@@ -130,7 +134,8 @@ async fn a_reader_that_is_slow_loses_nothing(store: &Store) {
             }
         }
     });
-    let result = vessel.exec(ExecOptions::new(["head", "-c", "400000", "/dev/zero"]).stdout(writer)).await.unwrap();
+    let result =
+        vessel.exec(ExecOptions::new(["head", "-c", "400000", "/dev/zero"]).stdout(writer)).await.unwrap();
     assert!(result.success());
     assert_eq!(reading.await.unwrap(), 400_000);
     vessel.close().await.unwrap();
@@ -148,7 +153,8 @@ async fn a_stream_that_fails_is_an_error(store: &Store) {
 
 async fn the_environment_is_the_image_s_and_the_caller_s(store: &Store) {
     let (_manager, vessel) = store.vessel().await;
-    let options = ExecOptions::new(["env"]).env("A", "1").env("B", "two words").env("A", "3=4").env("EMPTY", "");
+    let options =
+        ExecOptions::new(["env"]).env("A", "1").env("B", "two words").env("A", "3=4").env("EMPTY", "");
     let mut lines: Vec<String> = must(&vessel, options).await.lines().map(str::to_owned).collect();
     lines.sort_unstable();
     let path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -162,9 +168,11 @@ async fn nothing_of_the_host_s_environment_is_inside(store: &Store) {
     let (_manager, vessel) = store.vessel().await;
     // What Cargo tells this test is told to no command, nor to the process above it.
     assert!(std::env::vars().any(|(key, _)| key.starts_with("CARGO") || key == "PATH"));
-    let script = "cat /proc/self/environ /proc/1/environ 2>/dev/null | tr '\\0' '\\n' | cut -d= -f1 | sort -u";
+    let script =
+        "cat /proc/self/environ /proc/1/environ 2>/dev/null | tr '\\0' '\\n' | cut -d= -f1 | sort -u";
     let names = sh(&vessel, script).await;
-    let strange: Vec<_> = names.lines().filter(|n| !["HOME", "PATH", "PWD", "SHLVL", ""].contains(n)).collect();
+    let strange: Vec<_> =
+        names.lines().filter(|n| !["HOME", "PATH", "PWD", "SHLVL", ""].contains(n)).collect();
     assert!(strange.is_empty(), "{strange:?}");
     vessel.close().await.unwrap();
 }
@@ -175,18 +183,22 @@ async fn arguments_are_bytes(store: &Store) {
     let (_manager, vessel) = store.vessel().await;
     let odd = OsString::from_vec(b"\xff\xfe \n'\"$x".to_vec());
     let out = capture();
-    let options = ExecOptions::new([OsString::from("printf"), "%s|%s|%s".into(), "-n".into(), odd, "".into()]);
+    let options =
+        ExecOptions::new([OsString::from("printf"), "%s|%s|%s".into(), "-n".into(), odd, "".into()]);
     assert!(vessel.exec(options.stdout(out.clone())).await.unwrap().success());
     assert_eq!(out.bytes(), b"-n|\xff\xfe \n'\"$x|");
     let long = "x".repeat(100_000);
-    let ran = must(&vessel, ExecOptions::new(["sh", "-c", "echo ${#1} ${#A}", "sh", &long]).env("A", &long)).await;
+    let ran =
+        must(&vessel, ExecOptions::new(["sh", "-c", "echo ${#1} ${#A}", "sh", &long]).env("A", &long)).await;
     assert_eq!(ran, "100000 100000\n");
     vessel.close().await.unwrap();
 }
 
 async fn a_working_directory_is_made_when_missing(store: &Store) {
     let (_manager, vessel) = store.vessel().await;
-    for (dir, inside) in [("/new/dir", "/new/dir"), ("below", "/work/below"), ("../up", "/up"), (".", "/work")] {
+    for (dir, inside) in
+        [("/new/dir", "/new/dir"), ("below", "/work/below"), ("../up", "/up"), (".", "/work")]
+    {
         let pwd = ExecOptions::new(["sh", "-c", "pwd; touch here"]).work_dir(dir).persist_result(true);
         assert_eq!(must(&vessel, pwd).await.trim(), inside);
         let made = vessel.stat(inside).await.unwrap();
@@ -226,14 +238,29 @@ async fn a_user_is_a_name_or_a_number(store: &Store) {
 
 async fn an_unknown_user_is_refused(store: &Store) {
     let (_manager, vessel) = store.vessel().await;
-    let users = ["unknown", "user:unknown", "root:", "1000:0:0", "-1", "4294967295", "4294967296", "0x0", " 0", "root "];
+    let users = [
+        "unknown",
+        "user:unknown",
+        "root:",
+        "1000:0:0",
+        "-1",
+        "4294967295",
+        "4294967296",
+        "0x0",
+        " 0",
+        "root ",
+    ];
     for user in users {
         let error = vessel.exec(ExecOptions::new(["id"]).user(user)).await.expect_err(user);
         let typed = matches!(error.kind(), ErrorKind::InvalidArgument | ErrorKind::NotFound);
         assert!(typed, "{user:?}: {:?} {}", error.kind(), error.chain());
     }
     // A line of an image's passwd never makes digits a name, and bad ids are nobody's.
-    sh(&vessel, "echo 99999999999:x:0:0::/:/bin/sh >> /etc/passwd; echo bad:x:-1:0::/:/bin/sh >> /etc/passwd").await;
+    sh(
+        &vessel,
+        "echo 99999999999:x:0:0::/:/bin/sh >> /etc/passwd; echo bad:x:-1:0::/:/bin/sh >> /etc/passwd",
+    )
+    .await;
     for user in ["99999999999", "bad"] {
         vessel.exec(ExecOptions::new(["id"]).user(user)).await.expect_err(user);
     }
@@ -281,7 +308,8 @@ async fn eight_commands_run_at_once(store: &Store) {
         .map(|i| {
             let vessel = vessel.clone();
             tokio::spawn(async move {
-                let script = format!("touch at{i}; until [ $(ls at* | wc -l) = 8 ]; do usleep 10000; done; echo {i}");
+                let script =
+                    format!("touch at{i}; until [ $(ls at* | wc -l) = 8 ]; do usleep 10000; done; echo {i}");
                 sh(&vessel, &script).await
             })
         })

@@ -108,7 +108,10 @@ async fn layers_of_an_image_lie_on_top_of_each_other(store: &Store) {
     let names = |entries: Vec<vesselrt::DirEntry>| entries.into_iter().map(|e| e.name).collect::<Vec<_>>();
     assert_eq!(names(vessel.read_dir("/srv").await.unwrap()), ["link", "sub", "top"]);
     assert_eq!(names(vessel.read_dir("/srv/sub").await.unwrap()), ["new"]);
-    assert_eq!(sh(&vessel, "stat -c %a /srv/sub /srv/sub/new /srv/top /etc/motd").await, "700\n604\n711\n600\n");
+    assert_eq!(
+        sh(&vessel, "stat -c %a /srv/sub /srv/sub/new /srv/top /etc/motd").await,
+        "700\n604\n711\n600\n"
+    );
     vessel.close().await.unwrap();
 }
 
@@ -164,7 +167,10 @@ async fn ids_are_sixteen_hexadecimal_digits_and_all_different(store: &Store) {
         vessel.close().await.unwrap();
     }
     for id in &ids {
-        assert!(id.len() == 16 && id.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)), "{id}");
+        assert!(
+            id.len() == 16 && id.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)),
+            "{id}"
+        );
     }
     ids.sort_unstable();
     ids.dedup();
@@ -189,7 +195,9 @@ async fn an_id_can_be_chosen_once(store: &Store) {
 async fn ids_that_could_be_paths_are_refused(store: &Store) {
     let manager = store.stocked().await;
     let long = "a".repeat(65);
-    for id in ["", ".", "..", "../x", "a/b", "/a", "a..b", "-a", "_a", "A", "a\n", "a\0", "é", "a b", long.as_str()] {
+    for id in
+        ["", ".", "..", "../x", "a/b", "/a", "a..b", "-a", "_a", "A", "a\n", "a\0", "é", "a b", long.as_str()]
+    {
         let created = manager.create_vessel_with(CreateOptions::new(BASE).id(id)).await;
         fails(created, &ErrorKind::InvalidArgument);
         fails(manager.open_vessel(id).await, &ErrorKind::InvalidArgument);
@@ -297,7 +305,8 @@ async fn an_image_s_environment_user_and_directory_apply(store: &Store) {
     let manager = import(store, "localhost/app:1", config).await;
     let vessel = manager.create_vessel("localhost/app:1", "").await.unwrap();
     assert_eq!(vessel.manifest().work_dir, "/opt/app");
-    let shown = ExecOptions::new(["sh", "-c", "echo $PATH $GREETING $OTHER; id -u; id -g; pwd"]).env("OTHER", "2");
+    let shown =
+        ExecOptions::new(["sh", "-c", "echo $PATH $GREETING $OTHER; id -u; id -g; pwd"]).env("OTHER", "2");
     assert_eq!(must(&vessel, shown).await, "/bin:/opt/app hello 2\n0\n50\n/opt/app\n");
     let own = ExecOptions::new(["sh", "-c", "id -g; pwd"]).user("root").work_dir("/srv");
     assert_eq!(must(&vessel, own).await, "0\n/srv\n");
@@ -355,7 +364,11 @@ async fn a_vessel_opens_without_a_shim_path_that_works_only_with_a_remedy(store:
     let manager = Manager::new(config).await.unwrap();
     let error = manager.create_vessel(BASE, "/").await.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Unsupported { .. }), "{}", error.chain());
-    assert!(error.remedy().is_some_and(|r| r.contains("init") || r.contains("shim_path")), "{:?}", error.remedy());
+    assert!(
+        error.remedy().is_some_and(|r| r.contains("init") || r.contains("shim_path")),
+        "{:?}",
+        error.remedy()
+    );
     let missing = store.config().shim_path(store.beside("no-such-program"));
     let manager = Manager::new(missing).await.unwrap();
     manager.create_vessel(BASE, "/").await.unwrap_err();

@@ -135,7 +135,10 @@ async fn names_that_are_not_utf8_work(store: &Store) {
         assert_eq!(vessel.read_file(path).await.unwrap(), name);
         let entries = vessel.read_dir("").await.unwrap();
         assert_eq!(entries.iter().map(|e| e.name.as_bytes()).collect::<Vec<_>>(), [name]);
-        assert_eq!(sh(&vessel, "find . -type f -exec cat {} +").await.as_bytes(), String::from_utf8_lossy(name).as_bytes());
+        assert_eq!(
+            sh(&vessel, "find . -type f -exec cat {} +").await.as_bytes(),
+            String::from_utf8_lossy(name).as_bytes()
+        );
         vessel.rename_file(path, "plain").await.unwrap();
         vessel.rename_file("plain", path).await.unwrap();
         vessel.delete_file(path).await.unwrap();
@@ -153,7 +156,11 @@ async fn long_names_and_paths_are_typed_errors(store: &Store) {
     for path in ["n".repeat(256), "d/".repeat(3000), "n".repeat(70_000)] {
         for (verb, result) in every_verb(&vessel, OsStr::new(&path)).await {
             let Err(error) = result else { panic!("{verb} of {} bytes", path.len()) };
-            assert!(!matches!(error.kind(), ErrorKind::Internal | ErrorKind::Unavailable), "{verb}: {}", error.chain());
+            assert!(
+                !matches!(error.kind(), ErrorKind::Internal | ErrorKind::Unavailable),
+                "{verb}: {}",
+                error.chain()
+            );
         }
     }
     assert_eq!(vessel.read_file("there").await.unwrap(), b"x");

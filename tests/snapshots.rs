@@ -83,7 +83,8 @@ async fn the_manifest_of_a_snapshot_says_what_it_is(store: &Store) {
     assert!(second.create_time >= made.create_time && second.id != made.id);
     assert!(vessel.manifest().update_time > before.update_time);
     // What others read: the names of the stored fields.
-    let stored = std::fs::read(store.root().join(format!("data/vessels/{}/vessel.dat", vessel.id()))).unwrap();
+    let stored =
+        std::fs::read(store.root().join(format!("data/vessels/{}/vessel.dat", vessel.id()))).unwrap();
     let stored: serde_json::Value = serde_json::from_slice(&stored).unwrap();
     assert_eq!(stored["currentSnapshotId"], second.id.as_str());
     for field in ["id", "baseImageRef", "workDir", "createTime", "updateTime", "labels"] {
@@ -281,8 +282,12 @@ async fn a_message_is_kept_as_it_is(store: &Store) {
 
 async fn a_snapshot_of_a_large_tree_is_whole(store: &Store) {
     let (manager, vessel) = store.vessel().await;
-    sh(&vessel, "for d in $(seq 1 40); do mkdir d$d; for f in $(seq 1 50); do echo $d.$f > d$d/f$f; done; done
-        head -c 20000000 /dev/urandom > big").await;
+    sh(
+        &vessel,
+        "for d in $(seq 1 40); do mkdir d$d; for f in $(seq 1 50); do echo $d.$f > d$d/f$f; done; done
+        head -c 20000000 /dev/urandom > big",
+    )
+    .await;
     let before = tree::inside(&vessel, "/work/d7", false).await;
     let sum = sh(&vessel, "sha256sum big; find . | wc -l").await;
     vessel.create_snapshot("").await.unwrap();

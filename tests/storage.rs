@@ -26,7 +26,9 @@ async fn each_storage_keeps_the_contract(store: &Store) {
     conformance::run(local("plain")).await.unwrap();
     conformance::run(CompressedStorage::new(local("compressed"))).await.unwrap();
     conformance::run(CompressedStorage::new(MemoryStorage::new())).await.unwrap();
-    conformance::run(FaultyStorage::new(Arc::new(MemoryStorage::new()), Failure::Before, u64::MAX)).await.unwrap();
+    conformance::run(FaultyStorage::new(Arc::new(MemoryStorage::new()), Failure::Before, u64::MAX))
+        .await
+        .unwrap();
 }
 
 async fn an_image_of_the_storage_is_found_by_its_reference(store: &Store) {
@@ -81,9 +83,15 @@ async fn in_memory(store: &Store) -> (Arc<dyn Storage>, Manager, Vessel) {
     (memory, manager, vessel)
 }
 
-async fn failing(store: &Store, inner: &Arc<dyn Storage>, failure: Failure, call: u64) -> (Arc<FaultyStorage>, Manager) {
+async fn failing(
+    store: &Store,
+    inner: &Arc<dyn Storage>,
+    failure: Failure,
+    call: u64,
+) -> (Arc<FaultyStorage>, Manager) {
     let faulty = Arc::new(FaultyStorage::new(Arc::clone(inner), failure, call));
-    let manager = Manager::new(store.config().storage(Arc::clone(&faulty) as Arc<dyn Storage>)).await.unwrap();
+    let manager =
+        Manager::new(store.config().storage(Arc::clone(&faulty) as Arc<dyn Storage>)).await.unwrap();
     (faulty, manager)
 }
 
@@ -153,7 +161,11 @@ async fn a_restore_happens_or_does_not(store: &Store) {
                     let restored = open.restore_snapshot(&one).await;
                     let now = sh(&open, "ls").await;
                     open.close().await.unwrap();
-                    assert_eq!(now, if restored.is_ok() { "state\n" } else { "d\nmore\nstate\nunsaved\n" }, "{when}");
+                    assert_eq!(
+                        now,
+                        if restored.is_ok() { "state\n" } else { "d\nmore\nstate\nunsaved\n" },
+                        "{when}"
+                    );
                     restored
                 }
                 Err(error) => Err(error),
@@ -187,7 +199,8 @@ async fn a_creation_happens_or_leaves_nothing(store: &Store) {
                 }
                 Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable, "{}", error.chain()),
             }
-            let listed: Vec<String> = manager.list_vessels().await.unwrap().into_iter().map(|m| m.id).collect();
+            let listed: Vec<String> =
+                manager.list_vessels().await.unwrap().into_iter().map(|m| m.id).collect();
             assert_eq!(listed, [vessel.id()], "{failure:?} call {call}");
             if !faulty.has_failed() {
                 break;

@@ -50,7 +50,8 @@ async fn a_terminal_is_resized_while_the_command_runs(store: &Store) {
     let (_manager, vessel) = store.vessel().await;
     let out = capture();
     let script = "trap 'stty size; exit 0' WINCH; touch started; while true; do usleep 20000; done";
-    let options = ExecOptions::new(["sh", "-c", script]).terminal(24, 80).stdout(out.clone()).persist_result(true);
+    let options =
+        ExecOptions::new(["sh", "-c", script]).terminal(24, 80).stdout(out.clone()).persist_result(true);
     let mut running = vessel.spawn(options).await.unwrap();
     until("the command has started", async || vessel.stat("started").await.is_ok()).await;
     running.resize(40, 120).unwrap();
@@ -68,7 +69,10 @@ async fn what_is_typed_is_read_and_echoed(store: &Store) {
     // The end of the input is the end of file inside.
     assert!(within(PATIENCE, "the command", vessel.exec(options)).await.unwrap().success());
     let text = out.text();
-    assert!(text.contains("typed\r\n") && text.contains("got <typed>\r\n") && text.ends_with("end\r\n"), "{text:?}");
+    assert!(
+        text.contains("typed\r\n") && text.contains("got <typed>\r\n") && text.ends_with("end\r\n"),
+        "{text:?}"
+    );
     vessel.close().await.unwrap();
 }
 
@@ -79,7 +83,8 @@ fn outer(running: &Running) -> std::fs::File {
 
 async fn the_interrupt_character_ends_the_command(store: &Store) {
     let (_manager, vessel) = store.vessel().await;
-    let options = ExecOptions::new(["sh", "-c", "touch started; sleep 1000"]).terminal(24, 80).persist_result(true);
+    let options =
+        ExecOptions::new(["sh", "-c", "touch started; sleep 1000"]).terminal(24, 80).persist_result(true);
     let mut running = vessel.spawn(options).await.unwrap();
     until("the command has started", async || vessel.stat("started").await.is_ok()).await;
     outer(&running).write_all(b"\x03").unwrap();
@@ -99,13 +104,15 @@ async fn a_terminal_hangs_up_when_the_command_is_dropped(store: &Store) {
         let _ = terminal.read_to_end(&mut rest);
     });
     within(PATIENCE, "the end of the terminal", reading).await.unwrap();
-    until("the command is gone", async || manager.vessel_status(vessel.id()).await.unwrap().commands == 0).await;
+    until("the command is gone", async || manager.vessel_status(vessel.id()).await.unwrap().commands == 0)
+        .await;
     vessel.close().await.unwrap();
 }
 
 async fn without_a_terminal_there_is_none(store: &Store) {
     let (_manager, vessel) = store.vessel().await;
-    let script = "test -t 0 || test -t 1 || test -t 2 || echo none; (: < /dev/tty) 2>/dev/null || echo no tty";
+    let script =
+        "test -t 0 || test -t 1 || test -t 2 || echo none; (: < /dev/tty) 2>/dev/null || echo no tty";
     assert_eq!(sh(&vessel, script).await, "none\nno tty\n");
     let running = vessel.spawn(ExecOptions::new(["true"])).await.unwrap();
     assert!(running.terminal().is_none());

@@ -117,7 +117,11 @@ pub(crate) fn fails<T: std::fmt::Debug>(result: Result<T, Error>, kind: &ErrorKi
 
 /// [`fails`], with a message that contains `text`.
 #[track_caller]
-pub(crate) fn fails_with<T: std::fmt::Debug>(result: Result<T, Error>, kind: &ErrorKind, text: &str) -> Error {
+pub(crate) fn fails_with<T: std::fmt::Debug>(
+    result: Result<T, Error>,
+    kind: &ErrorKind,
+    text: &str,
+) -> Error {
     let error = fails(result, kind);
     assert!(error.chain().contains(text), "{:?} is not in {:?}", text, error.chain());
     error

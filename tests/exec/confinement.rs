@@ -4,7 +4,9 @@
 use vesselrt::{ErrorKind, ExecOptions};
 
 use crate::testkit::commands::must;
-use crate::testkit::{Store, fails, sh, sh_ephemeral, tests, tests_on_each_driver, until, within, PATIENCE, unprivileged};
+use crate::testkit::{
+    PATIENCE, Store, fails, sh, sh_ephemeral, tests, tests_on_each_driver, unprivileged, until, within,
+};
 
 tests_on_each_driver!(generated_files_of_etc_are_there_and_in_no_snapshot, mounts_and_devices_cannot_be_made);
 
@@ -29,15 +31,17 @@ async fn only_the_three_streams_are_open(store: &Store) {
     // Descriptors that this process has open to all its children must not get in either.
     let leaky = std::fs::File::open("/etc").unwrap();
     rustix::io::fcntl_setfd(&leaky, rustix::io::FdFlags::empty()).unwrap();
-    for options in [ExecOptions::new(["ls", "/proc/self/fd"]), ExecOptions::new(["ls", "/proc/self/fd"]).persist_result(true)] {
+    for options in [
+        ExecOptions::new(["ls", "/proc/self/fd"]),
+        ExecOptions::new(["ls", "/proc/self/fd"]).persist_result(true),
+    ] {
         // ls has the directory itself open.
         assert_eq!(must(&vessel, options).await, "0\n1\n2\n3\n");
     }
     let script = "for fd in /proc/$$/fd/*; do readlink $fd; done; ls -l /proc/$$/cwd | sed 's/.*-> //'";
     let targets = sh(&vessel, script).await;
-    let inside = |line: &&str| {
-        ["/dev/null", "/work", "pipe:", "/proc/"].iter().any(|prefix| line.starts_with(prefix))
-    };
+    let inside =
+        |line: &&str| ["/dev/null", "/work", "pipe:", "/proc/"].iter().any(|prefix| line.starts_with(prefix));
     assert!(targets.lines().all(|line| inside(&line)), "{targets}");
     drop(leaky);
     vessel.close().await.unwrap();
@@ -90,7 +94,10 @@ async fn generated_files_of_etc_are_there_and_in_no_snapshot(store: &Store) {
     let hosts = sh(&vessel, "cat /etc/hosts").await;
     assert!(hosts.contains("127.0.0.1") && hosts.contains("localhost"), "{hosts}");
     sh(&vessel, "cat /etc/resolv.conf > /dev/null").await;
-    let written = vessel.exec(ExecOptions::new(["sh", "-c", "echo x >> /etc/hosts"]).persist_result(true)).await.unwrap();
+    let written = vessel
+        .exec(ExecOptions::new(["sh", "-c", "echo x >> /etc/hosts"]).persist_result(true))
+        .await
+        .unwrap();
     assert!(!written.success(), "the generated file is read-only");
     assert_eq!(sh(&vessel, "cat /etc/hosts").await, hosts);
     let snapshot = vessel.create_snapshot("").await.unwrap();
@@ -189,7 +196,9 @@ async fn processes_of_others_are_not_seen(store: &Store) {
     let (_manager, vessel) = store.vessel().await;
     let other = vessel.clone();
     let sleeping = tokio::spawn(async move {
-        other.exec(ExecOptions::new(["sh", "-c", "touch started; exec sleep 1000"]).persist_result(true)).await
+        other
+            .exec(ExecOptions::new(["sh", "-c", "touch started; exec sleep 1000"]).persist_result(true))
+            .await
     });
     until("the other command has started", async || vessel.stat("started").await.is_ok()).await;
     let seen = sh(&vessel, "cat /proc/[0-9]*/cmdline | tr '\\0' ' '").await;
@@ -207,7 +216,9 @@ async fn the_devices_are_the_usual_ones(store: &Store) {
         echo x > /dev/full || echo full; echo y > /dev/shm/f && cat /dev/shm/f; echo z > /dev/stderr";
     let said = sh(&vessel, &format!("{{ {script}; }} 2>/work/err; cat /work/err")).await;
     assert_eq!(said, " 00 00 00 00\n8\nall\nfull\ny\nz\n");
-    let blocks = sh(&vessel, "find /dev -type b; find /dev -type c | grep -cE 'sd|nvme|mem|kmsg|fuse|loop' || true").await;
+    let blocks =
+        sh(&vessel, "find /dev -type b; find /dev -type c | grep -cE 'sd|nvme|mem|kmsg|fuse|loop' || true")
+            .await;
     assert_eq!(blocks, "0\n");
     vessel.close().await.unwrap();
 }
@@ -234,7 +245,10 @@ async fn a_vessel_sees_nothing_of_its_store(store: &Store) {
     let mounts = sh(&vessel, "cat /proc/self/mountinfo /proc/self/mounts").await;
     let path = store.root();
     assert!(!mounts.contains(path.to_str().unwrap()), "{mounts}");
-    assert_eq!(sh(&vessel, "ls -A / | tr '\\n' ' '").await, "bin dev etc home proc root srv sys tmp usr var work ");
+    assert_eq!(
+        sh(&vessel, "ls -A / | tr '\\n' ' '").await,
+        "bin dev etc home proc root srv sys tmp usr var work "
+    );
     assert_eq!(sh(&vessel, "cd /; ls -A ..; pwd").await.lines().last(), Some("/"));
     vessel.close().await.unwrap();
 }

@@ -121,7 +121,11 @@ async fn a_process_that_ignores_signals_dies_too(store: &Store) {
 async fn processes_left_in_the_background_die_with_their_command(store: &Store) {
     let (_manager, vessel) = store.vessel().await;
     let mark = mark();
-    sh(&vessel, &format!("setsid sleep {mark} > /dev/null 2>&1 < /dev/null & (sleep {mark} > /dev/null 2>&1 &)")).await;
+    sh(
+        &vessel,
+        &format!("setsid sleep {mark} > /dev/null 2>&1 < /dev/null & (sleep {mark} > /dev/null 2>&1 &)"),
+    )
+    .await;
     is_dead(&mark).await;
     vessel.close().await.unwrap();
 }
@@ -139,7 +143,8 @@ async fn a_background_process_that_holds_the_pipe_does_not_hang_the_command(stor
 async fn a_signal_reaches_the_command(store: &Store) {
     let (_manager, vessel) = store.vessel().await;
     let script = "trap 'echo caught > got; exit 7' USR1; touch started; while true; do usleep 20000; done";
-    let mut running = vessel.spawn(ExecOptions::new(["sh", "-c", script]).persist_result(true)).await.unwrap();
+    let mut running =
+        vessel.spawn(ExecOptions::new(["sh", "-c", script]).persist_result(true)).await.unwrap();
     has_started(&vessel).await;
     running.signal(0).unwrap_err();
     running.signal(10).unwrap();
@@ -153,7 +158,8 @@ async fn a_signal_reaches_the_command(store: &Store) {
 async fn a_running_command_can_be_waited_for_again(store: &Store) {
     let (_manager, vessel) = store.vessel().await;
     let script = "until [ -e go ]; do usleep 10000; done; exit 5";
-    let mut running = vessel.spawn(ExecOptions::new(["sh", "-c", script]).persist_result(true)).await.unwrap();
+    let mut running =
+        vessel.spawn(ExecOptions::new(["sh", "-c", script]).persist_result(true)).await.unwrap();
     for _ in 0..3 {
         assert!(tokio::time::timeout(Duration::from_millis(30), running.wait()).await.is_err());
     }
@@ -169,7 +175,9 @@ async fn a_fork_bomb_dies_with_its_command(store: &Store) {
     let (_manager, vessel) = store.vessel().await;
     let mark = mark();
     // A bounded one: what is tested is that nobody gets away while processes keep appearing.
-    let script = format!("i=0; while [ $i -lt 300 ]; do setsid sh -c 'sleep {mark} & sleep {mark}' & i=$((i+1)); done; wait");
+    let script = format!(
+        "i=0; while [ $i -lt 300 ]; do setsid sh -c 'sleep {mark} & sleep {mark}' & i=$((i+1)); done; wait"
+    );
     let options = ExecOptions::new(["sh", "-c", &script]).timeout(Duration::from_millis(400));
     let ran = within(PATIENCE, "the bomb", run_in(&vessel, options)).await.unwrap();
     assert!(ran.result.timed_out);

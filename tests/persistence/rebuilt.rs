@@ -55,9 +55,11 @@ line\"; printf x > 'a/ space'; printf x > a/-dash; : > a/empty; rm /etc/motd; rm
         rm -r /var; echo file > /var; chmod 0 a/b; chmod 700 /work; touch -d @0 a/f; touch -d @4000000000 a/random
         touch -d '1965-03-04 05:06:07' a/empty; touch -h -d @77 a/link 2>/dev/null; touch -d @99 a/opaque a deep . /srv";
     sh(&vessel, script).await;
-    let before = [tree::inside(&vessel, "/work", false).await, sh(&vessel, "find /srv /var /home2 /etc | sort").await];
+    let before =
+        [tree::inside(&vessel, "/work", false).await, sh(&vessel, "find /srv /var /home2 /etc | sort").await];
     let vessel = through_the_archive(store, &manager, &vessel).await;
-    let after = [tree::inside(&vessel, "/work", false).await, sh(&vessel, "find /srv /var /home2 /etc | sort").await];
+    let after =
+        [tree::inside(&vessel, "/work", false).await, sh(&vessel, "find /srv /var /home2 /etc | sort").await];
     assert_eq!(after, before);
     assert!(after[0].contains("./a/random"), "{}", after[0]);
     vessel.close().await.unwrap();
@@ -68,11 +70,17 @@ async fn a_private_file_of_a_user_is_readable_and_comes_back(store: &Store) {
         return;
     }
     let (manager, vessel) = store.vessel().await;
-    let script = "umask 077; mkdir /tmp/private; echo secret > /tmp/private/file; echo more > ~/notes; mkfifo ~/fifo";
+    let script =
+        "umask 077; mkdir /tmp/private; echo secret > /tmp/private/file; echo more > ~/notes; mkfifo ~/fifo";
     must(&vessel, ExecOptions::new(["sh", "-c", script]).user("user").persist_result(true)).await;
-    sh(&vessel, "echo x > many; chown 65534:12345 many; chown -h 1:2 /srv/link; mkdir d; chown 65535:65535 d").await;
+    sh(
+        &vessel,
+        "echo x > many; chown 65534:12345 many; chown -h 1:2 /srv/link; mkdir d; chown 65535:65535 d",
+    )
+    .await;
     assert_eq!(vessel.read_file("/tmp/private/file").await.unwrap(), b"secret\n");
-    let list = "find /tmp/private /home/user /work /srv | sort | xargs stat -c '%n %u %g %a'; cat /tmp/private/file";
+    let list =
+        "find /tmp/private /home/user /work /srv | sort | xargs stat -c '%n %u %g %a'; cat /tmp/private/file";
     let before = sh(&vessel, list).await;
     assert!(before.contains("/tmp/private/file 1000 1000 600"), "{before}");
     let vessel = through_the_archive(store, &manager, &vessel).await;
@@ -106,7 +114,9 @@ async fn extended_attributes_and_capabilities_come_back(store: &Store) {
         setfattr -n user.gone -v x d; setfattr -x user.gone d";
     sh(&vessel, script).await;
     let before = tree::inside(&vessel, "/work", true).await;
-    for part in ["user.plain=0x76616c7565", "user.binary=0x00ff0a3d20", "user.on.dir=", "security.capability=0x0100"] {
+    for part in
+        ["user.plain=0x76616c7565", "user.binary=0x00ff0a3d20", "user.on.dir=", "security.capability=0x0100"]
+    {
         assert!(before.contains(part), "{part} is not in {before}");
     }
     let vessel = through_the_archive(store, &manager, &vessel).await;
@@ -114,7 +124,9 @@ async fn extended_attributes_and_capabilities_come_back(store: &Store) {
     let caps = sh(&vessel, "getcap tool tool2").await;
     assert_eq!(caps.matches("cap_chown,cap_net_bind_service=ep").count(), 2, "{caps}");
     // Attributes of overlayfs's own are a user's to set, and mean nothing.
-    let own = vessel.exec(ExecOptions::new(["setfattr", "-n", "user.overlay.opaque", "-v", "y", "d"]).persist_result(true));
+    let own = vessel.exec(
+        ExecOptions::new(["setfattr", "-n", "user.overlay.opaque", "-v", "y", "d"]).persist_result(true),
+    );
     if own.await.unwrap().success() {
         let vessel = through_the_archive(store, &manager, &vessel).await;
         assert!(tree::inside(&vessel, "/work", true).await.contains("user.overlay.opaque=0x79"));
@@ -131,8 +143,12 @@ async fn a_capability_of_the_image_survives_being_copied_up(store: &Store) {
     // Version 2, cap_chown=ep.
     let value = [1, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     let busybox = std::fs::read(BUSYBOX).unwrap();
-    let with_capability =
-        crate::testkit::image::Layer::new().file_with_xattr("usr/bin/tool", &busybox, "security.capability", &value);
+    let with_capability = crate::testkit::image::Layer::new().file_with_xattr(
+        "usr/bin/tool",
+        &busybox,
+        "security.capability",
+        &value,
+    );
     let layout = store.beside("layout");
     oci_layout(&layout, &[attribute_tools_tar(), with_capability.finish()], &json!({}));
     let manager = store.manager().await;
@@ -141,7 +157,10 @@ async fn a_capability_of_the_image_survives_being_copied_up(store: &Store) {
     assert_eq!(sh(&vessel, "getcap /usr/bin/tool").await, "/usr/bin/tool cap_chown=ep\n");
     sh(&vessel, "chmod 0711 /usr/bin/tool").await;
     let vessel = through_the_archive(store, &manager, &vessel).await;
-    assert_eq!(sh(&vessel, "getcap /usr/bin/tool; stat -c %a /usr/bin/tool").await, "/usr/bin/tool cap_chown=ep\n711\n");
+    assert_eq!(
+        sh(&vessel, "getcap /usr/bin/tool; stat -c %a /usr/bin/tool").await,
+        "/usr/bin/tool cap_chown=ep\n711\n"
+    );
     vessel.close().await.unwrap();
 }
 

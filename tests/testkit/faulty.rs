@@ -57,14 +57,22 @@ impl FaultyStorage {
 }
 
 fn full() -> StorageError {
-    StorageError::Io { op: "write", path: "storage".into(), source: io::Error::from(io::ErrorKind::StorageFull) }
+    StorageError::Io {
+        op: "write",
+        path: "storage".into(),
+        source: io::Error::from(io::ErrorKind::StorageFull),
+    }
 }
 
 /// Ends with an error after this many bytes.
 struct Broken(ByteStream, usize);
 
 impl AsyncRead for Broken {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if self.1 == 0 {
             return Poll::Ready(Err(io::ErrorKind::StorageFull.into()));
         }

@@ -99,7 +99,8 @@ pub(crate) fn none_staged(root: &Path) {
 fn staged(root: &Path) -> Vec<PathBuf> {
     let mut left = Vec::new();
     for dir in ["", "vessels", "layers", "images", "images/layers", "data"] {
-        let names = |path: &PathBuf| path.file_name().is_some_and(|name| name.as_bytes().starts_with(b".staging"));
+        let names =
+            |path: &PathBuf| path.file_name().is_some_and(|name| name.as_bytes().starts_with(b".staging"));
         left.extend(entries(&root.join(dir)).into_iter().filter(names));
     }
     for dir in ["trash", "staging"] {
@@ -111,7 +112,8 @@ fn staged(root: &Path) -> Vec<PathBuf> {
 
 /// The paths in a directory; none when there is no such directory.
 pub(crate) fn entries(dir: &Path) -> Vec<PathBuf> {
-    let mut paths: Vec<PathBuf> = fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path()).collect();
+    let mut paths: Vec<PathBuf> =
+        fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path()).collect();
     paths.sort_unstable();
     paths
 }

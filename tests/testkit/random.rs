@@ -11,7 +11,8 @@ impl Random {
     pub(crate) fn new() -> Self {
         let seed = std::env::var("VESSELRT_TEST_SEED").ok().and_then(|text| text.parse().ok());
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let seed: u64 = seed.unwrap_or_else(|| u64::from(since.subsec_nanos()) << 20 | u64::from(std::process::id()));
+        let seed: u64 =
+            seed.unwrap_or_else(|| u64::from(since.subsec_nanos()) << 20 | u64::from(std::process::id()));
         println!("VESSELRT_TEST_SEED={seed}");
         Self(seed)
     }

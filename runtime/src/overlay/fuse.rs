@@ -74,7 +74,9 @@ impl Drop for FuseMount {
 fn program() -> io::Result<PathBuf> {
     match helper::find_inside("fuse-overlayfs") {
         Ok(found) => Ok(found.path),
-        Err(error @ helper::HelperError::NotFound { .. }) => Err(io::Error::new(io::ErrorKind::NotFound, error)),
+        Err(error @ helper::HelperError::NotFound { .. }) => {
+            Err(io::Error::new(io::ErrorKind::NotFound, error))
+        }
         Err(error) => Err(io::Error::other(error)),
     }
 }
