@@ -82,6 +82,8 @@ struct Server {
     deferred: VecDeque<(u64, Request, Vec<OwnedFd>)>,
     /// The client that made the vessel still.
     quiesced_by: Option<u64>,
+    /// It has packed the writable layer since.
+    packed: bool,
     /// Empty files made to mount something on; removed when no command runs.
     placeholders: Vec<PathBuf>,
     next: u64,
@@ -219,7 +221,7 @@ impl Server {
         }
         self.deferred.retain(|(client, ..)| *client != id);
         if self.quiesced_by == Some(id) {
-            self.resume();
+            self.abandon();
         }
     }
 
@@ -311,7 +313,18 @@ impl Server {
         }
     }
 
+    /// Whoever made the vessel still is gone. Once the writable layer was packed, a snapshot with its content may be
+    /// recorded already: nobody may write to it any more, and who opens the vessel next reads the record.
+    fn abandon(&mut self) {
+        if self.packed {
+            self.leaving = true;
+        } else {
+            self.resume();
+        }
+    }
+
     fn resume(&mut self) {
+        self.packed = false;
         self.quiesced_by = None;
         if let Some(mounted) = &self.mounted {
             let _ = mounted.set_read_only(false);
