@@ -16,15 +16,15 @@
 
 mod testkit;
 
-// mod blocking;
-// mod concurrency;
-// mod crash;
+mod blocking;
+mod concurrency;
+mod crash;
 mod exec;
 mod files;
 mod lifecycle;
 mod paths;
 mod persistence;
-// mod property;
+mod property;
 mod snapshots;
 mod storage;
 mod terminal;
