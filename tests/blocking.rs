@@ -105,7 +105,8 @@ fn a_command_is_signalled_and_timed() {
         let mut running = vessel.spawn(ExecOptions::new(["sleep", "1000"])).unwrap();
         running.signal(15).unwrap();
         assert_eq!(running.wait().unwrap().exit_code, 143);
-        let late = vessel.exec(ExecOptions::new(["sleep", "1000"]).timeout(Duration::from_millis(100))).unwrap();
+        let late =
+            vessel.exec(ExecOptions::new(["sleep", "1000"]).timeout(Duration::from_millis(100))).unwrap();
         assert!(late.timed_out);
         drop(vessel.spawn(ExecOptions::new(["sleep", "1000"])).unwrap());
     });

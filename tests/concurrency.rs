@@ -189,7 +189,8 @@ async fn deleting_ends_commands_that_run(store: &Store) {
     let (manager, one, other, two) = two_handles(store).await;
     let mark = format!("{}.75", 2_000_000 + std::process::id());
     let running = one.clone();
-    let options = ExecOptions::new(["sh", "-c", &format!("touch started; sleep {mark}")]).persist_result(true);
+    let options =
+        ExecOptions::new(["sh", "-c", &format!("touch started; sleep {mark}")]).persist_result(true);
     let command = tokio::spawn(async move { running.exec(options).await });
     until("the command has started", async || two.stat("started").await.is_ok()).await;
     within(PATIENCE, "the deletion", other.delete_vessel(two.id())).await.unwrap();
@@ -326,7 +327,9 @@ async fn many_vessels_run_at_once(store: &Store) {
     let tasks: Vec<_> = vessels
         .iter()
         .cloned()
-        .map(|vessel| tokio::spawn(async move { sh(&vessel, "cat i; hostname > /tmp/h; usleep 100000").await }))
+        .map(|vessel| {
+            tokio::spawn(async move { sh(&vessel, "cat i; hostname > /tmp/h; usleep 100000").await })
+        })
         .collect();
     for (i, task) in tasks.into_iter().enumerate() {
         assert_eq!(task.await.unwrap(), i.to_string());

@@ -25,7 +25,8 @@ fn shim_of(store: &Store, id: &str) -> Option<u32> {
     let mount = format!("{}/vessels/{id} ", store.root().display());
     let is_shim = |pid: &u32| {
         let read = |name: &str| std::fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
-        read("cmdline").starts_with(b"vesselrt-shim") && leftovers::contains(&read("mountinfo"), mount.as_bytes())
+        read("cmdline").starts_with(b"vesselrt-shim")
+            && leftovers::contains(&read("mountinfo"), mount.as_bytes())
     };
     let processes = std::fs::read_dir("/proc").unwrap().flatten();
     processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).find(is_shim)

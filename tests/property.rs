@@ -37,9 +37,8 @@ enum Op {
     Time(usize, i32),
 }
 
-const NAMES: [&str; 12] = [
-    "a", "b", "d", "d/a", "d/b", "d/e", "d/e/a", "d/e/.wh.a", "low", "low/f", "low/d", ".wh..wh..opq",
-];
+const NAMES: [&str; 12] =
+    ["a", "b", "d", "d/a", "d/b", "d/e", "d/e/a", "d/e/.wh.a", "low", "low/f", "low/d", ".wh..wh..opq"];
 
 fn op() -> impl Strategy<Value = Op> {
     let n = || 0..NAMES.len();
@@ -75,12 +74,16 @@ fn line(op: &Op) -> String {
         Op::RemoveTree(a) => format!("rm -rf {}", n(a)),
         // A directory of a layer below cannot be renamed, and what mv(1) does instead is its own affair.
         Op::Rename(a, b) => format!("[ ! -d {0} ] && mv -f {0} {1}", n(a), n(b)),
-        Op::HardLink(a, b) => format!("[ -f {0} ] && [ ! -L {0} ] && {1} && ln {0} {2}", n(a), fresh(n(a)), n(b)),
+        Op::HardLink(a, b) => {
+            format!("[ -f {0} ] && [ ! -L {0} ] && {1} && ln {0} {2}", n(a), fresh(n(a)), n(b))
+        }
         Op::Symlink(a, b) => format!("ln -s {} {}", n(a), n(b)),
         Op::Fifo(a) => format!("mkfifo {}", n(a)),
         Op::Mode(a, mode) => format!("[ ! -L {0} ] && chmod {mode:o} {0}", n(a)),
         Op::Owner(a, uid, gid) => format!("[ ! -L {0} ] && chown {uid}:{gid} {0}", n(a)),
-        Op::Attribute(a, name, value) => format!("[ ! -L {0} ] && setfattr -n user.n{name} -v v{value} {0}", n(a)),
+        Op::Attribute(a, name, value) => {
+            format!("[ ! -L {0} ] && setfattr -n user.n{name} -v v{value} {0}", n(a))
+        }
         Op::NoAttribute(a, name) => format!("[ ! -L {0} ] && setfattr -x user.n{name} {0}", n(a)),
         Op::Replace(a) => format!("[ -d {0} ] && [ ! -L {0} ] && rm -r {0} && mkdir {0}", n(a)),
         Op::Time(a, time) => format!("[ ! -L {0} ] && touch -c -d @{time} {0}", n(a)),
@@ -98,7 +101,9 @@ fn script(ops: &[Op]) -> String {
     let mut text = String::from("exec 2>/dev/null\n");
     for (i, op) in ops.iter().enumerate() {
         let target = match op {
-            Op::Write(a, _) | Op::Append(a) | Op::Sparse(a, _) => format!("[ -p {0} ] || [ -L {0} ] || ", NAMES[*a]),
+            Op::Write(a, _) | Op::Append(a) | Op::Sparse(a, _) => {
+                format!("[ -p {0} ] || [ -L {0} ] || ", NAMES[*a])
+            }
             _ => String::new(),
         };
         let _ = writeln!(text, "{target}{{ {}; }} && echo {i}", line(op));
@@ -157,7 +162,8 @@ fn any_tree_comes_back_from_the_archives_as_it_was() {
         let old = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_600_000_000);
         reference.set_modified(old).unwrap();
         let rounds = prop::collection::vec(prop::collection::vec(op(), 1..25), 1..4);
-        let config = Config { cases: CASES, failure_persistence: None, max_shrink_iters: 60, ..Config::default() };
+        let config =
+            Config { cases: CASES, failure_persistence: None, max_shrink_iters: 60, ..Config::default() };
         let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &seed()));
         let handle = tokio::runtime::Handle::current();
         let tried = tokio::task::block_in_place(|| {

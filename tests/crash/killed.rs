@@ -73,9 +73,11 @@ async fn the_library_s_process_is_killed_during_snapshots(store: &Store) {
         let vessel = manager.open_vessel(&id).await.unwrap();
         let now = state(&vessel).await;
         // It may have written the next one and not said so any more.
-        let last: Vec<u64> = [wrote.last().unwrap(), &now].map(|v| v.rsplit('-').next().unwrap().parse().unwrap()).into();
+        let last: Vec<u64> =
+            [wrote.last().unwrap(), &now].map(|v| v.rsplit('-').next().unwrap().parse().unwrap()).into();
         assert!(last[1] == last[0] || last[1] == last[0] + 1, "{now} after {wrote:?}");
-        let listed: Vec<String> = vessel.list_snapshots().await.unwrap().into_iter().map(|s| s.message).collect();
+        let listed: Vec<String> =
+            vessel.list_snapshots().await.unwrap().into_iter().map(|s| s.message).collect();
         assert!(made.iter().all(|message| listed.contains(message)), "{made:?} are not all in {listed:?}");
         vessel.create_snapshot(&now).await.unwrap();
         all_snapshots_are_whole(&vessel).await;
@@ -125,7 +127,10 @@ async fn the_library_s_process_is_killed_while_it_opens_and_closes(store: &Store
         let last = victim.said("wrote").len() - 1;
         let vessel = store.manager().await.open_vessel(&id).await.unwrap();
         let now = state(&vessel).await;
-        assert!(now == format!("opened-{last}") || now == format!("opened-{}", last + 1), "{now} after {last}");
+        assert!(
+            now == format!("opened-{last}") || now == format!("opened-{}", last + 1),
+            "{now} after {last}"
+        );
         vessel.close().await.unwrap();
     }
 }

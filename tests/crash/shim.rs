@@ -7,7 +7,9 @@ use vesselrt::{ErrorKind, ExecOptions, Vessel};
 
 use super::{BIG, all_snapshots_are_whole, kill, shim_of, state};
 use crate::testkit::random::Random;
-use crate::testkit::{PATIENCE, Store, leftovers, sh, tests, tests_on_each_driver, until, wait_until, within};
+use crate::testkit::{
+    PATIENCE, Store, leftovers, sh, tests, tests_on_each_driver, until, wait_until, within,
+};
 
 tests_on_each_driver!(the_next_operation_after_the_shim_was_killed_works);
 
@@ -56,7 +58,8 @@ async fn commands_die_with_the_shim(store: &Store) {
     let command = tokio::spawn(async move {
         running.exec(ExecOptions::new(["sh", "-c", &script]).persist_result(true)).await
     });
-    until("the command has started", async || vessel.read_file("state").await.is_ok_and(|s| s == b"kept")).await;
+    until("the command has started", async || vessel.read_file("state").await.is_ok_and(|s| s == b"kept"))
+        .await;
     kill_shim(store, &vessel);
     let error = within(PATIENCE, "the command", command).await.unwrap().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{}", error.chain());

@@ -37,7 +37,11 @@ impl Victim {
         let text = std::fs::read_to_string(&self.said).unwrap();
         let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
         let mark = format!("={word} ");
-        whole.lines().filter_map(|line| line.split_once(mark.as_str())).map(|(_, rest)| rest.to_owned()).collect()
+        whole
+            .lines()
+            .filter_map(|line| line.split_once(mark.as_str()))
+            .map(|(_, rest)| rest.to_owned())
+            .collect()
     }
 
     /// Waits until it has said something of the kind.
@@ -63,7 +67,8 @@ impl Victim {
 #[test]
 #[ignore = "the process that other tests kill"]
 fn does_as_it_is_told() {
-    let (Some(root), Ok(id), Ok(task)) = (std::env::var_os(ROOT), std::env::var(VESSEL), std::env::var(TASK)) else {
+    let (Some(root), Ok(id), Ok(task)) = (std::env::var_os(ROOT), std::env::var(VESSEL), std::env::var(TASK))
+    else {
         return;
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -121,7 +126,8 @@ async fn open_for_ever(manager: &Manager, id: &str) -> ! {
 
 async fn exec(vessel: &Vessel, mark: &str) {
     let script = format!("echo -n running > state; (setsid sleep {mark} &); sleep {mark}");
-    let mut running = vessel.spawn(ExecOptions::new(["sh", "-c", &script]).persist_result(true)).await.unwrap();
+    let mut running =
+        vessel.spawn(ExecOptions::new(["sh", "-c", &script]).persist_result(true)).await.unwrap();
     while vessel.read_file("state").await.unwrap() != b"running" {
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
