@@ -130,7 +130,14 @@ async fn options_open_as_in_the_standard_library(store: &Store) {
         fails(vessel.open_file("f", &options).await, &ErrorKind::InvalidArgument);
     }
     let mut reader = vessel.open_file("f", &read()).await.unwrap();
-    assert!(async { reader.write_all(b"no").await?; reader.flush().await }.await.is_err());
+    assert!(
+        async {
+            reader.write_all(b"no").await?;
+            reader.flush().await
+        }
+        .await
+        .is_err()
+    );
     let mut writer = vessel.open_file("f", &write()).await.unwrap();
     assert!(writer.read_u8().await.is_err());
     drop((reader, writer));
@@ -208,7 +215,8 @@ async fn stat_tells_what_the_vessel_sees(store: &Store) {
     assert_eq!((link.file_type, link.link_target.as_deref()), (FileType::Symlink, Some(Path::new("sub/b"))));
     let followed = vessel.stat("/srv/link").await.unwrap();
     assert_eq!((followed.file_type, followed.link_target), (FileType::File, None));
-    sh(&vessel, "mkfifo fifo; mkdir -m 1711 dir; echo x > set; chmod 6755 set; ln set set2; touch -d @5 set").await;
+    sh(&vessel, "mkfifo fifo; mkdir -m 1711 dir; echo x > set; chmod 6755 set; ln set set2; touch -d @5 set")
+        .await;
     assert_eq!(vessel.stat("fifo").await.unwrap().file_type, FileType::Fifo);
     let dir = vessel.stat("dir").await.unwrap();
     assert_eq!((dir.is_dir(), dir.mode), (true, 0o1711));
@@ -222,7 +230,8 @@ async fn stat_tells_what_the_vessel_sees(store: &Store) {
 async fn a_directory_is_listed_by_name(store: &Store) {
     let (_manager, vessel) = store.vessel().await;
     assert!(vessel.read_dir("").await.unwrap().is_empty());
-    sh(&vessel, "for i in $(seq 1 1000); do echo $i > f$i; done; mkdir Z; ln -s nowhere a; touch .hidden").await;
+    sh(&vessel, "for i in $(seq 1 1000); do echo $i > f$i; done; mkdir Z; ln -s nowhere a; touch .hidden")
+        .await;
     let entries = vessel.read_dir("").await.unwrap();
     assert_eq!(entries.len(), 1003);
     assert!(entries.is_sorted_by_key(|entry| entry.name.clone()));
@@ -334,7 +343,8 @@ async fn files_of_other_users_and_modes_are_readable(store: &Store) {
         return;
     }
     let (_manager, vessel) = store.vessel().await;
-    let user = ExecOptions::new(["sh", "-c", "umask 077; echo mine > /tmp/secret; mkdir /tmp/d; echo x > /tmp/d/f"]);
+    let user =
+        ExecOptions::new(["sh", "-c", "umask 077; echo mine > /tmp/secret; mkdir /tmp/d; echo x > /tmp/d/f"]);
     must(&vessel, user.user("user").persist_result(true)).await;
     let info = vessel.stat("/tmp/secret").await.unwrap();
     assert_eq!((info.uid, info.gid, info.mode), (1000, 1000, 0o600));
@@ -365,11 +375,14 @@ async fn copying_in_and_out_keeps_modes_times_and_links(store: &Store) {
     vessel.copy_out("a", &mut tar).await.unwrap();
     vessel.make_dir("copy", 0o755).await.unwrap();
     vessel.copy_in("copy", tar.as_slice()).await.unwrap();
-    let list = "find . | sort | while read -r p; do stat -c '%n %f %h' \"$p\"; done; cat f .wh.x; stat -c %Y f b";
+    let list =
+        "find . | sort | while read -r p; do stat -c '%n %f %h' \"$p\"; done; cat f .wh.x; stat -c %Y f b";
     let original = must(&vessel, ExecOptions::new(["sh", "-c", list]).work_dir("a")).await;
     let top = sh(&vessel, "[ -d copy/a ] && echo copy/a || echo copy").await;
     let copied = must(&vessel, ExecOptions::new(["sh", "-c", list]).work_dir(top.trim())).await;
-    let inner = |text: &str| text.lines().filter(|line| !line.starts_with(". ")).map(str::to_owned).collect::<Vec<_>>();
+    let inner = |text: &str| {
+        text.lines().filter(|line| !line.starts_with(". ")).map(str::to_owned).collect::<Vec<_>>()
+    };
     assert_eq!(inner(&copied), inner(&original));
     // It is directories that are copied; a single file is read and written.
     fails(vessel.copy_out("a/f", tokio::io::sink()).await, &ErrorKind::InvalidArgument);

@@ -1,7 +1,6 @@
 //! The hostile layers of the fixtures, end to end: as the top layer of an image that is imported and run.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -40,15 +39,10 @@ fn part(n: usize) {
     shell.assert_idle();
 }
 
-/// What the layers aim at, as far as this host has it.
-fn outside() -> BTreeSet<String> {
-    let places = ["/", "/etc", "/victim", "/dummy", "/tmp/breakout", "/home"];
-    let names = |dir: &str| {
-        fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect::<Vec<_>>()
-    };
-    let found = places.into_iter().flat_map(names);
-    // Other tests and other programs work in the temporary directory.
-    found.map(|path| path.display().to_string()).collect()
+/// Which of the places that the layers aim at this host has.
+fn outside() -> Vec<&'static str> {
+    let places = ["/victim", "/dummy", "/breakout", "/tmp/breakout", "/x", "/f", "/evil", "/etc/x", "/etc/f", "/etc/evil"];
+    places.into_iter().filter(|place| Path::new(place).symlink_metadata().is_ok()).collect()
 }
 
 /// Files that the layers want to make, anywhere in the store but in an unpacked tree.
@@ -79,6 +73,8 @@ fn tried(shell: &Shell, case: &HostileLayer) -> Result<(), String> {
         // The digests say that nothing is missing: writers that leave out the end of the archive are in use.
         Expect::Reject(_) if NO_END.contains(&case.name) && import.code == 0 => ran(shell, &[]),
         Expect::Reject(_) if import.code == 125 => Ok(()),
+        // An ordinary user's own id comes before the 65536 of the range.
+        Expect::Reject(_) if case.name == "53_uid_65536" && unprivileged() => ran(shell, &[]),
         Expect::Reject(why) => Err(format!("was accepted though {why:?}: {import:?}")),
         Expect::Tree(_) if import.code != 0 => Err(format!("was refused: {import:?}")),
         Expect::Tree(facts) => ran(shell, facts),

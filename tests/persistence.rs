@@ -42,7 +42,11 @@ async fn an_ephemeral_command_sees_everything_and_leaves_nothing(store: &Store) 
     let (_manager, vessel) = store.vessel().await;
     sh(&vessel, SETUP).await;
     let before = [tree::inside(&vessel, "/work", false).await, tree::inside(&vessel, "/srv", false).await];
-    let seen = sh_ephemeral(&vessel, &format!("cat old full/a/b/f; {WRECK}; cat new old hard; ls full; ls / | grep var")).await;
+    let seen = sh_ephemeral(
+        &vessel,
+        &format!("cat old full/a/b/f; {WRECK}; cat new old hard; ls full; ls / | grep var"),
+    )
+    .await;
     assert_eq!(seen, "old\nf\nnew\nchanged\nnew\nvar2\n");
     let after = [tree::inside(&vessel, "/work", false).await, tree::inside(&vessel, "/srv", false).await];
     assert_eq!(after, before);

@@ -49,6 +49,9 @@ pub(super) struct Import {
     /// Which image of an archive that has several: a reference, a tag or a digest
     #[arg(long, value_name = "NAME")]
     source: Option<String>,
+    /// Which platform of an archive that has several, such as linux/arm64 [default: this host's]
+    #[arg(long, value_name = "OS/ARCH")]
+    platform: Option<String>,
 }
 
 /// An image.
@@ -83,6 +86,9 @@ async fn import(args: Import, context: &Context) -> Outcome {
     }
     if let Some(source) = args.source {
         import = import.source(source);
+    }
+    if let Some(platform) = args.platform {
+        import = import.platform(platform);
     }
     let manager = context.manager().await?;
     let progress = Progress::new(context, "importing");

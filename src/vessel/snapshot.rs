@@ -359,7 +359,14 @@ async fn begin_restored(
     }
     after.top().clone_into(&mut manifest.current_snapshot_id);
     manifest.update_time = OffsetDateTime::now_utc();
-    vessel.manager.save_manifest(manifest).await
+    if let Err(error) = vessel.manager.save_manifest(manifest).await {
+        // It may have been saved although we were told otherwise.
+        let there = vessel.manager.load_manifest(&vessel.id).await;
+        if !there.is_ok_and(|there| there.current_snapshot_id == after.top()) {
+            return Err(error);
+        }
+    }
+    Ok(())
 }
 
 pub(super) async fn delete(vessel: &Arc<VesselInner>, snapshot: &str) -> Result<()> {

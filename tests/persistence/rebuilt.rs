@@ -43,7 +43,8 @@ async fn through_the_archive(store: &Store, manager: &Manager, vessel: &Vessel) 
 
 async fn files_of_every_kind_come_back_from_the_archives(store: &Store) {
     let (manager, vessel) = store.vessel().await;
-    sh(&vessel, "mkdir -p a/b/c; echo 1 > a/f; echo 2 > a/b/gone; mkdir a/opaque; echo x > a/opaque/x; ln a/f a/b/hard").await;
+    // Links of a layer below are no links any more once one name is changed; how, is each driver's own.
+    sh(&vessel, "mkdir -p a/b/c; echo 1 > a/f; echo 2 > a/b/gone; mkdir a/opaque; echo x > a/opaque/x; ln a/opaque/x a/b/hard").await;
     vessel.create_snapshot("below").await.unwrap();
     let script = "
         rm a/b/gone; rm -r a/opaque; mkdir a/opaque; echo y > a/opaque/y; chmod 1750 a/b/c; mkfifo a/fifo
@@ -108,15 +109,18 @@ async fn extended_attributes_and_capabilities_come_back(store: &Store) {
     let script = "
         mkdir d; echo x > f; echo y > d/g; cp /bin/busybox tool; ln tool tool2
         setfattr -n user.plain -v value f; setfattr -n user.empty f; setfattr -n user.binary -v 0x00ff0a3d20 f
-        setfattr -n user.'odd = name' -v x f; setfattr -n user.on.dir -v dir d
+        setfattr -n user.'odd = name' -v x f
         setfattr -n user.long -v $(printf 'v%.0s' $(seq 2000)) d/g
         setcap cap_net_bind_service,cap_chown=ep tool
-        setfattr -n user.gone -v x d; setfattr -x user.gone d";
+        setfattr -n user.gone -v x f; setfattr -x user.gone f";
     sh(&vessel, script).await;
+    // fuse-overlayfs 1.10 sets no attributes of directories.
+    if store.driver() != vesselrt::OverlayDriver::Fuse {
+        sh(&vessel, "setfattr -n user.on.dir -v dir d").await;
+        assert!(tree::inside(&vessel, "/work", true).await.contains("user.on.dir=0x646972"));
+    }
     let before = tree::inside(&vessel, "/work", true).await;
-    for part in
-        ["user.plain=0x76616c7565", "user.binary=0x00ff0a3d20", "user.on.dir=", "security.capability=0x0100"]
-    {
+    for part in ["user.plain=0x76616c7565", "user.binary=0x00ff0a3d20", "security.capability=0x0100"] {
         assert!(before.contains(part), "{part} is not in {before}");
     }
     let vessel = through_the_archive(store, &manager, &vessel).await;
@@ -129,7 +133,8 @@ async fn extended_attributes_and_capabilities_come_back(store: &Store) {
     );
     if own.await.unwrap().success() {
         let vessel = through_the_archive(store, &manager, &vessel).await;
-        assert!(tree::inside(&vessel, "/work", true).await.contains("user.overlay.opaque=0x79"));
+        let after = sh(&vessel, "getfattr -d -m - d").await;
+        assert!(after.contains("user.overlay.opaque=\"y\""), "{after}");
         assert_eq!(vessel.read_file("d/g").await.unwrap(), b"y\n");
         vessel.close().await.unwrap();
     }

@@ -56,14 +56,21 @@ pub(crate) fn outside_script(dir: &Path, script: &str) -> String {
     let busybox = super::image::BUSYBOX;
     let mut command = match super::unprivileged() {
         true => {
-            let mut command = Command::new("unshare");
+            let mut command = Command::new(super::caps::which("unshare").unwrap());
             command.args(["--map-root-user", "--map-auto", busybox]);
             command
         }
         false => Command::new(busybox),
     };
     command.args(["sh", "-c", script]).current_dir(dir).stdin(Stdio::null());
-    let output = command.env_clear().env("PATH", "/usr/bin:/bin:/usr/sbin").output().unwrap();
+    // The same tools as inside, as far as they are busybox's.
+    let applets = dir.parent().unwrap().join("applets");
+    if !applets.exists() {
+        std::fs::create_dir(&applets).unwrap();
+        assert!(Command::new(busybox).args(["--install", "-s"]).arg(&applets).status().unwrap().success());
+    }
+    let path = format!("{}:/usr/bin:/bin:/usr/sbin", applets.display());
+    let output = command.env_clear().env("PATH", path).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
     text

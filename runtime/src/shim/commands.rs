@@ -47,10 +47,10 @@ pub(super) struct Command {
     pub(super) pidfd: OwnedFd,
     pub(super) pid: Pid,
     pub(super) status: Option<ExitStatus>,
+    /// Why it could not be executed.
+    pub(super) failure: Option<Fault>,
     /// Whether the client knows that it runs.
     pub(super) started: bool,
-    /// Why it never ran, to be told when its container has ended.
-    pub(super) refusal: Option<Fault>,
     /// What it is, for messages.
     pub(super) name: String,
     scratch: Option<Scratch>,
@@ -85,8 +85,8 @@ impl Command {
             pidfd,
             pid,
             status: None,
+            failure: None,
             started: false,
-            refusal: None,
             name,
             scratch,
             container,

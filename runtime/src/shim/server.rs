@@ -82,6 +82,8 @@ struct Server {
     deferred: VecDeque<(u64, Request, Vec<OwnedFd>)>,
     /// The client that made the vessel still.
     quiesced_by: Option<u64>,
+    /// It has packed the writable layer since.
+    packed: bool,
     /// Empty files made to mount something on; removed when no command runs.
     placeholders: Vec<PathBuf>,
     next: u64,
@@ -219,7 +221,7 @@ impl Server {
         }
         self.deferred.retain(|(client, ..)| *client != id);
         if self.quiesced_by == Some(id) {
-            self.resume();
+            self.abandon();
         }
     }
 
@@ -247,8 +249,8 @@ impl Server {
                     self.reply(client, &Reply::Started, &fds);
                 }
             }
-            // Told at its end: whoever is told may go on as if it had never been.
-            Ok(Some((FromInit::NotStarted(fault), _))) => command.refusal = Some(fault),
+            // Told when the container is gone: its client may want a vessel in which nothing runs next.
+            Ok(Some((FromInit::NotStarted(fault), _))) => command.failure = Some(fault),
             Ok(Some((FromInit::Exited(status), _))) => command.status = Some(status),
             Ok(None) | Err(_) => command.control = None,
         }
@@ -266,21 +268,11 @@ impl Server {
         while self.commands.get(&id).is_some_and(|c| c.control.is_some()) {
             self.hear_init(id);
         }
-        let Some(mut command) = self.commands.remove(&id) else { return };
+        let Some(command) = self.commands.remove(&id) else { return };
         reap(command.pid);
         if let Some(client) = command.client {
             self.idle(client);
-            match (command.started, command.refusal.take()) {
-                (true, _) => {
-                    let killed = ExitStatus::Signal(rustix::process::Signal::KILL.as_raw());
-                    self.reply(client, &Reply::Exited(command.status.unwrap_or(killed)), &[]);
-                }
-                (false, Some(fault)) => self.fail(client, fault),
-                (false, None) => self.fail(
-                    client,
-                    Fault::new(FaultKind::Internal, "the container ended before its command began"),
-                ),
-            }
+            self.reply(client, &last_word(&command), &[]);
         }
         command.bury(&self.dirs);
         if self.commands.is_empty() {
@@ -307,7 +299,18 @@ impl Server {
         }
     }
 
+    /// Whoever made the vessel still is gone. Once the writable layer was packed, a snapshot with its content may be
+    /// recorded already: nobody may write to it any more, and who opens the vessel next reads the record.
+    fn abandon(&mut self) {
+        if self.packed {
+            self.leaving = true;
+        } else {
+            self.resume();
+        }
+    }
+
     fn resume(&mut self) {
+        self.packed = false;
         self.quiesced_by = None;
         if let Some(mounted) = &self.mounted {
             let _ = mounted.set_read_only(false);
@@ -333,6 +336,20 @@ impl Server {
                 self.mounted = Mounted::new(before, &self.dirs, target).ok();
                 Err(fault)
             }
+        }
+    }
+}
+
+/// What the client of an ended command hears.
+fn last_word(command: &Command) -> Reply {
+    match (&command.failure, command.started) {
+        (Some(fault), _) => Reply::Failed(fault.clone()),
+        (None, true) => {
+            let killed = ExitStatus::Signal(rustix::process::Signal::KILL.as_raw());
+            Reply::Exited(command.status.unwrap_or(killed))
+        }
+        (None, false) => {
+            Reply::Failed(Fault::new(FaultKind::Internal, "the container ended before its command began"))
         }
     }
 }

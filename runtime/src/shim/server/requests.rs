@@ -62,6 +62,7 @@ impl Server {
             }
             Request::PackUpper => {
                 self.only_the_quiescer(id)?;
+                self.packed = true;
                 self.job(id, &Task::PackUpper, fds)
             }
             Request::Remount(spec) => self.exchange(id, spec),

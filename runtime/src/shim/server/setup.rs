@@ -42,6 +42,7 @@ pub(super) fn server(socket: &UnixStream, mounts: Vec<OwnedFd>) -> Result<Server
         jobs: BTreeMap::new(),
         deferred: VecDeque::new(),
         quiesced_by: None,
+        packed: false,
         placeholders: Vec::new(),
         next: 0,
         keep: false,

@@ -1,0 +1,182 @@
+//! Whatever is done to a tree, it comes back from the archives as it is: compared with a plain directory in which the
+//! same was done.
+#![forbid(unsafe_code)]
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use vesselrt::OverlayDriver;
+
+use crate::persistence::wipe;
+use crate::testkit::image::attribute_tools_tar;
+use crate::testkit::{BASE, Cap, Store, need, run, sh, tree};
+
+/// Trees that are tried.
+const CASES: u32 = 24;
+
+/// Something that changes a tree. Names are few, so that operations meet.
+#[derive(Debug, Clone)]
+enum Op {
+    Write(usize, u16),
+    Append(usize),
+    Sparse(usize, u32),
+    MakeDir(usize),
+    Remove(usize),
+    RemoveTree(usize),
+    Rename(usize, usize),
+    HardLink(usize, usize),
+    Symlink(usize, usize),
+    Fifo(usize),
+    Mode(usize, u32),
+    Owner(usize, u16, u16),
+    Attribute(usize, u8, u8),
+    NoAttribute(usize, u8),
+    Replace(usize),
+    Time(usize, i32),
+}
+
+const NAMES: [&str; 12] =
+    ["a", "b", "d", "d/a", "d/b", "d/e", "d/e/a", "d/e/.wh.a", "low", "low/f", "low/d", ".wh..wh..opq"];
+
+fn op() -> impl Strategy<Value = Op> {
+    let n = || 0..NAMES.len();
+    prop_oneof![
+        4 => (n(), any::<u16>()).prop_map(|(a, b)| Op::Write(a, b)),
+        1 => n().prop_map(Op::Append),
+        1 => (n(), 1u32..3_000_000).prop_map(|(a, b)| Op::Sparse(a, b)),
+        4 => n().prop_map(Op::MakeDir),
+        2 => n().prop_map(Op::Remove),
+        1 => n().prop_map(Op::RemoveTree),
+        2 => (n(), n()).prop_map(|(a, b)| Op::Rename(a, b)),
+        2 => (n(), n()).prop_map(|(a, b)| Op::HardLink(a, b)),
+        1 => (n(), n()).prop_map(|(a, b)| Op::Symlink(a, b)),
+        1 => n().prop_map(Op::Fifo),
+        2 => (n(), 0u32..0o10000).prop_map(|(a, b)| Op::Mode(a, b)),
+        1 => (n(), 0u16..3000, 0u16..3000).prop_map(|(a, b, c)| Op::Owner(a, b, c)),
+        2 => (n(), 0u8..4, any::<u8>()).prop_map(|(a, b, c)| Op::Attribute(a, b, c)),
+        1 => (n(), 0u8..4).prop_map(|(a, b)| Op::NoAttribute(a, b)),
+        1 => n().prop_map(Op::Replace),
+        2 => (n(), any::<i32>()).prop_map(|(a, b)| Op::Time(a, b)),
+    ]
+}
+
+/// The operation as a line of shell, which may fail, and then must fail on both sides.
+fn line(op: &Op) -> String {
+    let n = |i: &usize| NAMES[*i];
+    match op {
+        Op::Write(a, size) => format!("seq {} > {}", size % 5000, n(a)),
+        Op::Append(a) => format!("[ -f {0} ] && [ ! -L {0} ] && echo more >> {0}", n(a)),
+        Op::Sparse(a, size) => format!("truncate -s {size} {0} && echo end >> {0}", n(a)),
+        Op::MakeDir(a) => format!("mkdir {}", n(a)),
+        Op::Remove(a) => format!("rm {0} || rmdir {0}", n(a)),
+        Op::RemoveTree(a) => format!("rm -rf {}", n(a)),
+        // A directory of a layer below cannot be renamed, and what mv(1) does instead is its own affair.
+        Op::Rename(a, b) => format!("[ ! -d {0} ] && mv -f {0} {1}", n(a), n(b)),
+        Op::HardLink(a, b) => {
+            format!("[ -f {0} ] && [ ! -L {0} ] && {1} && ln {0} {2}", n(a), fresh(n(a)), n(b))
+        }
+        Op::Symlink(a, b) => format!("ln -s {} {}", n(a), n(b)),
+        Op::Fifo(a) => format!("mkfifo {}", n(a)),
+        Op::Mode(a, mode) => format!("[ ! -L {0} ] && chmod {mode:o} {0}", n(a)),
+        Op::Owner(a, uid, gid) => format!("[ ! -L {0} ] && chown {uid}:{gid} {0}", n(a)),
+        Op::Attribute(a, name, value) => {
+            format!("[ ! -L {0} ] && setfattr -n user.n{name} -v v{value} {0}", n(a))
+        }
+        Op::NoAttribute(a, name) => format!("[ ! -L {0} ] && setfattr -x user.n{name} {0}", n(a)),
+        Op::Replace(a) => format!("[ -d {0} ] && [ ! -L {0} ] && rm -r {0} && mkdir {0}", n(a)),
+        Op::Time(a, time) => format!("[ ! -L {0} ] && touch -c -d @{time} {0}", n(a)),
+    }
+}
+
+/// Makes a file anew. A layer below keeps no links: a file of it that gets a second name is copied for one of both.
+fn fresh(name: &str) -> String {
+    format!("cp -p {name} .fresh && rm {name} && mv .fresh {name}")
+}
+
+/// Operations as a script that ends with times that depend on nothing but the names, and tells what succeeded. FIFOs
+/// must not be opened, nor must symlinks lead into them.
+fn script(ops: &[Op]) -> String {
+    let mut text = String::from("exec 2>/dev/null\n");
+    for (i, op) in ops.iter().enumerate() {
+        let target = match op {
+            Op::Write(a, _) | Op::Append(a) | Op::Sparse(a, _) => {
+                format!("[ -p {0} ] || [ -L {0} ] || ", NAMES[*a])
+            }
+            _ => String::new(),
+        };
+        let _ = writeln!(text, "{target}{{ {}; }} && echo {i}", line(op));
+        // So that a file's time is the same on both sides.
+        text.push_str("find . -newer /etc/passwd ! -type l -exec touch -c -d @1700000000 {} +\n");
+    }
+    text.push_str("find . -type d -exec touch -c -d @1700000001 {} +\n");
+    text
+}
+
+/// Does the same in a plain directory. Tells what succeeded.
+fn outside(dir: &Path, ops: &[Op]) -> String {
+    tree::outside_script(dir, &script(ops).replace("/etc/passwd", "../reference"))
+}
+
+async fn comes_back(store: &Store, rounds: &[Vec<Op>]) {
+    let manager = store.manager().await;
+    let vessel = manager.create_vessel(BASE, "/work/tree").await.unwrap();
+    let plain = store.beside("plain");
+    // What a case that failed left.
+    crate::testkit::store::remove(&plain).unwrap();
+    std::fs::create_dir_all(&plain).unwrap();
+    for (round, ops) in rounds.iter().enumerate() {
+        // A link of a layer below is none any more when it is changed, so links are made at the end only.
+        let last = round + 1 == rounds.len();
+        let ops: Vec<Op> = ops.iter().filter(|op| last || !matches!(op, Op::HardLink(..))).cloned().collect();
+        let inside = sh(&vessel, &script(&ops)).await;
+        assert_eq!(inside, outside(&plain, &ops), "the same operations succeed: {}", script(&ops));
+        vessel.create_snapshot("").await.unwrap();
+    }
+    let expected = tree::outside(&plain, true);
+    assert_eq!(tree::inside(&vessel, "/work/tree", true).await, expected, "before it is wiped");
+    vessel.close().await.unwrap();
+    wipe(store);
+    let vessel = manager.open_vessel(vessel.id()).await.unwrap();
+    assert_eq!(tree::inside(&vessel, "/work/tree", true).await, expected, "from the archives");
+    vessel.close().await.unwrap();
+    manager.delete_vessel(vessel.id()).await.unwrap();
+    drop(manager);
+    crate::testkit::store::remove(&plain).unwrap();
+}
+
+#[test]
+fn any_tree_comes_back_from_the_archives_as_it_was() {
+    if !need(&[Cap::AttributeTools, Cap::SubordinateIds]) {
+        return;
+    }
+    run(OverlayDriver::Kernel, async |store: &Store| {
+        let manager = store.manager().await;
+        let tar = store.beside("attributes.tar");
+        std::fs::write(&tar, attribute_tools_tar()).unwrap();
+        manager.import_image(&tar, BASE, |_| {}).await.unwrap();
+        drop(manager);
+        // Older than whatever the operations make.
+        let reference = std::fs::File::create(store.beside("reference")).unwrap();
+        let old = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_600_000_000);
+        reference.set_modified(old).unwrap();
+        let rounds = prop::collection::vec(prop::collection::vec(op(), 1..25), 1..4);
+        let config =
+            Config { cases: CASES, failure_persistence: None, max_shrink_iters: 60, ..Config::default() };
+        let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &seed()));
+        let handle = tokio::runtime::Handle::current();
+        let tried = tokio::task::block_in_place(|| {
+            runner.run(&rounds, |rounds| {
+                handle.block_on(comes_back(store, &rounds));
+                Ok(())
+            })
+        });
+        tried.unwrap();
+    });
+}
+
+fn seed() -> [u8; 32] {
+    let mut random = crate::testkit::random::Random::new();
+    random.bytes(32).try_into().unwrap()
+}
