@@ -55,7 +55,7 @@ Try `vesselrt demo` to see it all, and `vesselrt doctor` to see what this host c
 
 /// Everything that can be typed.
 #[derive(Debug, Parser)]
-#[command(name = "vesselrt", version, about = ABOUT, after_long_help = AFTER_HELP, max_term_width = 100)]
+#[command(name = "vesselrt", bin_name = "vesselrt", version, about = ABOUT, after_long_help = AFTER_HELP, max_term_width = 100)]
 #[command(disable_help_subcommand = true, subcommand_required = true, arg_required_else_help = true)]
 struct Cli {
     #[command(flatten)]
@@ -104,6 +104,8 @@ enum Verb {
 
 /// Parses, runs, prints, and says how it went.
 pub(crate) fn main() -> ExitCode {
+    // What we make for ourselves is ours alone; what others are to see gets its mode explicitly.
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return not_parsed(&error),

@@ -44,7 +44,7 @@ pub(crate) struct Demo {
 pub(crate) async fn run(args: Demo, context: &Context) -> Outcome<ExitCode> {
     // From here on no signal ends us before everything is removed.
     let mut interrupts = Interrupts::new()?;
-    let mut scratch = Scratch::near(&context.root())?;
+    let mut scratch = Scratch::anywhere(&context.root())?;
     let manager = Manager::new(context.config_at(scratch.path())).await?;
     let mut show = Show::new(context);
     show.title(scratch.path())?;

@@ -65,9 +65,15 @@ pub(crate) struct Store {
 impl Store {
     /// Opens the store at `root`, or makes one. `mapping` says what this user can have on this host.
     pub(crate) fn open(root: &Path, mapping: impl FnOnce() -> Result<IdMapping>) -> Result<Self> {
-        let failed = |e| Error::io(format!("failed to create the store {}", root.display()), e);
-        DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(failed)?;
+        let shown = root.display();
+        let failed = |e| Error::io(format!("failed to create the store {shown}"), e);
         let root = std::path::absolute(root).map_err(failed)?;
+        if root.to_str().is_none() {
+            // libcontainer reads the mount table as text, and the path of the store is in it.
+            let message = format!("the path of the store is not UTF-8: {}", root.display());
+            return Err(Error::invalid(message).with_remedy("use another directory: --root DIR"));
+        }
+        DirBuilder::new().recursive(true).mode(0o700).create(&root).map_err(failed)?;
         let root_fd = dirs::open_path(&root)?;
         check_owner(&root_fd, &root)?;
         // Two managers may make the same store at once.
@@ -163,6 +169,7 @@ fn check_owner(fd: &OwnedFd, root: &Path) -> Result<()> {
 /// Only a directory that is a store, or nothing yet, is taken: it is made 0700, which would be a pity for `/tmp`.
 fn check_version(fd: &OwnedFd, root: &Path) -> Result<()> {
     let shown = root.display();
+    refuse_if_open_to_all(fd, root)?;
     match dirs::read_small(fd.as_fd(), VERSION_FILE, 64)? {
         Some(version) if version.trim_ascii() == VERSION.as_bytes() => {}
         Some(version) => {
@@ -184,6 +191,18 @@ fn check_version(fd: &OwnedFd, root: &Path) -> Result<()> {
     }
     rustix::fs::fchmod(fd, Mode::from_raw_mode(0o700))
         .map_err(|e| Error::io(format!("failed to make {shown} private"), e))
+}
+
+/// What is in a directory that everybody can write may be anybody's: a snapshot of theirs would be restored as ours.
+fn refuse_if_open_to_all(fd: &OwnedFd, root: &Path) -> Result<()> {
+    let stat =
+        rustix::fs::fstat(fd).map_err(|e| Error::io(format!("failed to stat {}", root.display()), e))?;
+    if stat.st_mode & 0o002 == 0 || dirs::names(fd.as_fd())?.is_empty() {
+        return Ok(());
+    }
+    let message = format!("everybody can write to the store {}", root.display());
+    let remedy = format!("make sure that nobody has put anything there, then: chmod 700 {}", root.display());
+    Err(Error::new(ErrorKind::PermissionDenied, message).with_remedy(remedy))
 }
 
 /// The store's own mapping, which the host must still have.

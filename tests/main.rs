@@ -14,6 +14,15 @@
 // A test says by panicking that something is not as it must be.
 #![allow(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout)]
 
+mod cli;
+mod cli_cp;
+mod cli_exec;
+mod demo;
+mod doctor;
+mod escape;
+mod hostile;
+mod images;
+mod shell;
 mod testkit;
 
 mod blocking;

@@ -90,8 +90,13 @@ pub(crate) fn through_proc(fd: BorrowedFd<'_>) -> String {
 /// # Errors
 /// `EOPNOTSUPP` when it does not.
 pub(crate) fn verify(target: &Path) -> io::Result<()> {
-    let table = std::fs::read_to_string("/proc/self/mountinfo")?;
-    if has_userxattr(&table, target) { Ok(()) } else { Err(Errno::OPNOTSUPP.into()) }
+    // Other lines may name paths that are not UTF-8.
+    let table = std::fs::read("/proc/self/mountinfo")?;
+    if has_userxattr(&String::from_utf8_lossy(&table), target) {
+        Ok(())
+    } else {
+        Err(Errno::OPNOTSUPP.into())
+    }
 }
 
 /// Source: proc_pid_mountinfo(5): mount point is field 5, super options are the last.

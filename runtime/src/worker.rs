@@ -10,6 +10,8 @@ use std::process::Child;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use jobs::summary;
+
 pub use crate::layer::Compression;
 use crate::shim::client::CallError;
 use crate::shim::protocol::Packed;

@@ -9,23 +9,25 @@ use vesselrt::{Manager, ManagerConfig, OverlayDriver, Vessel};
 
 use super::{Failure, Outcome};
 
+const GLOBAL: &str = "Global options";
+
 /// Flags before or after any verb.
 #[derive(Debug, Args)]
 pub(crate) struct Globals {
     /// Directory of the store [default: $XDG_DATA_HOME/vesselrt, or ~/.local/share/vesselrt]
-    #[arg(long, global = true, value_name = "DIR", env = "VESSELRT_ROOT", hide_env_values = true)]
+    #[arg(help_heading = GLOBAL, long, global = true, value_name = "DIR", env = "VESSELRT_ROOT", hide_env_values = true)]
     root: Option<OsString>,
     /// Print JSON, also for errors
-    #[arg(long, global = true)]
+    #[arg(help_heading = GLOBAL, long, global = true)]
     json: bool,
     /// What stacks the layers of new vessels
-    #[arg(long, global = true, value_enum, default_value_t, env = "VESSELRT_DRIVER", hide_env_values = true)]
+    #[arg(help_heading = GLOBAL, long, global = true, value_enum, default_value_t, env = "VESSELRT_DRIVER", hide_env_values = true)]
     driver: DriverChoice,
     /// Show no progress and no notes
-    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    #[arg(help_heading = GLOBAL, short, long, global = true, conflicts_with = "verbose")]
     quiet: bool,
     /// Tell more on standard error
-    #[arg(short, long, global = true)]
+    #[arg(help_heading = GLOBAL, short, long, global = true)]
     verbose: bool,
 }
 

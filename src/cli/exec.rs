@@ -40,7 +40,7 @@ Examples:
 
 /// Arguments of `exec`.
 #[derive(Debug, Args)]
-#[command(after_long_help = EXAMPLES)]
+#[command(after_long_help = EXAMPLES, override_usage = "vesselrt exec [OPTIONS] <ID> -- <CMD>...")]
 pub(super) struct Exec {
     /// Throw away what the command changes
     #[arg(long)]

@@ -49,6 +49,9 @@ pub(super) struct Import {
     /// Which image of an archive that has several: a reference, a tag or a digest
     #[arg(long, value_name = "NAME")]
     source: Option<String>,
+    /// Which platform of an archive that has several, such as linux/arm64 [default: this host's]
+    #[arg(long, value_name = "OS/ARCH")]
+    platform: Option<String>,
 }
 
 /// An image.
@@ -84,16 +87,25 @@ async fn import(args: Import, context: &Context) -> Outcome {
     if let Some(source) = args.source {
         import = import.source(source);
     }
+    if let Some(platform) = args.platform {
+        import = import.platform(platform);
+    }
     let manager = context.manager().await?;
     let progress = Progress::new(context, "importing");
     let report = manager.import_image_with(import, move |at| tell(&progress, at)).await?;
-    for warning in &report.warnings {
+    for warning in worth_telling(&report.warnings, context.verbose) {
         context.warn(warning);
     }
     match context.json {
         true => context.print_json(&to_json(&report.image)),
         false => context.print_line(&name(&report.image)),
     }
+}
+
+/// The sums, or everything for whoever asks, or where there are no sums.
+fn worth_telling(warnings: &[String], all: bool) -> Vec<&String> {
+    let sums: Vec<&String> = warnings.iter().filter(|warning| warning.starts_with("in all, ")).collect();
+    if all || sums.is_empty() { warnings.iter().collect() } else { sums }
 }
 
 fn tell(progress: &Progress, at: ImportProgress) {
@@ -209,4 +221,17 @@ fn to_json(image: &ImageRecord) -> Value {
         "created": image.created,
         "layers": image.layers.iter().map(layer).collect::<Vec<_>>(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_are_told_and_the_rest_on_request() {
+        let warnings = ["dev/null: device skipped".to_owned(), "in all, device skipped: 1".to_owned()];
+        assert_eq!(worth_telling(&warnings, false), [&warnings[1]]);
+        assert_eq!(worth_telling(&warnings, true).len(), 2);
+        assert_eq!(worth_telling(&warnings[..1], false).len(), 1);
+    }
 }

@@ -21,7 +21,7 @@ Examples:
 
 /// Arguments of `run`.
 #[derive(Debug, Args)]
-#[command(after_long_help = EXAMPLES)]
+#[command(after_long_help = EXAMPLES, override_usage = "vesselrt run [OPTIONS] <IMAGE> [-- <CMD>...]")]
 pub(super) struct Run {
     /// Remove the vessel at the end; nothing is synced to disk meanwhile
     #[arg(long)]
@@ -47,11 +47,12 @@ pub(super) async fn run(args: Run, context: &Context) -> Outcome<ExitCode> {
     context.note(&format!("vessel {}", vessel.id()));
     let outcome = command_in(&manager, &vessel, args.command, &prepared, &mut interrupts).await;
     let keep = !args.rm && matches!(outcome, Ok(Ended::Command(_)));
-    let closed = vessel.close().await;
+    // Deleted while it is open: the shim, which is on the spot, removes what was written before it leaves.
     let removed = if keep { Ok(()) } else { manager.delete_vessel(vessel.id()).await };
+    let closed = vessel.close().await;
     let ended = outcome?;
-    closed?;
     removed?;
+    closed?;
     Ok(ended.exit_code())
 }
 

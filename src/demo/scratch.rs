@@ -1,7 +1,6 @@
 //! A store for once: made near the real one, so that it is on the same file system, and removed whatever happens.
 #![forbid(unsafe_code)]
 
-use std::ffi::OsStr;
 use std::fs::DirBuilder;
 use std::io;
 use std::os::fd::AsFd;
@@ -24,12 +23,22 @@ pub(crate) struct Scratch {
 impl Scratch {
     /// Makes one in `$TMPDIR` if that is set, otherwise in the nearest directory above `store` that takes it, otherwise in
     /// `/tmp`.
+    pub(crate) fn anywhere(store: &Path) -> Outcome<Self> {
+        Self::in_first_of(temporary().into_iter().chain(above(store)))
+    }
+
+    /// Makes one in the nearest directory above `store` that takes it, where most is as it will be in the store; otherwise in
+    /// `$TMPDIR` or `/tmp`.
     pub(crate) fn near(store: &Path) -> Outcome<Self> {
+        Self::in_first_of(above(store).chain(temporary()))
+    }
+
+    fn in_first_of(parents: impl Iterator<Item = PathBuf>) -> Outcome<Self> {
         let mut random = [0u8; 6];
         getrandom(&mut random, GetRandomFlags::empty()).map_err(|e| Failure::io("get random bytes", e))?;
         let name = random.iter().fold(String::from(".vesselrt-"), |name, byte| format!("{name}{byte:02x}"));
         let mut last = Failure::internal("no directory takes a temporary store");
-        for parent in candidates(store, std::env::var_os("TMPDIR").map(PathBuf::from)) {
+        for parent in parents.chain([PathBuf::from("/tmp")]) {
             let path = parent.join(&name);
             match DirBuilder::new().mode(0o700).create(&path) {
                 Ok(()) => return Ok(Self { path, kept: false }),
@@ -75,13 +84,16 @@ impl Drop for Scratch {
     }
 }
 
-/// Directories that might take it, in order. Never the root directory, which is no place for it even where it is writable.
-fn candidates(store: &Path, temporary: Option<PathBuf>) -> Vec<PathBuf> {
-    let above =
-        store.ancestors().skip(1).filter(|dir| dir.file_name().is_some_and(|name| name != OsStr::new("")));
-    let nearest = above.filter(|dir| dir.is_dir()).map(Path::to_owned);
-    let temporary = temporary.filter(|dir| dir.is_absolute());
-    temporary.into_iter().chain(nearest).chain([PathBuf::from("/tmp")]).collect()
+/// `$TMPDIR`.
+fn temporary() -> Option<PathBuf> {
+    std::env::var_os("TMPDIR").map(PathBuf::from).filter(|dir| dir.is_absolute())
+}
+
+/// The directories above `store` that are there, the nearest first; not the root directory, which is no place for it even
+/// where it is writable.
+fn above(store: &Path) -> impl Iterator<Item = PathBuf> {
+    let named = store.ancestors().skip(1).filter(|dir| dir.file_name().is_some());
+    named.filter(|dir| dir.is_dir()).map(Path::to_owned)
 }
 
 #[cfg(test)]
@@ -89,11 +101,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_temporary_directory_comes_first_and_the_root_never() {
-        let store = Path::new("/usr/lib/not-there/vesselrt");
-        let found = candidates(store, Some("/var/tmp".into()));
-        assert_eq!(found, ["/var/tmp", "/usr/lib", "/usr", "/tmp"].map(PathBuf::from));
-        assert_eq!(candidates(Path::new("/store"), Some("relative".into())), [PathBuf::from("/tmp")]);
+    fn it_is_made_in_what_there_is_above_the_store() {
+        let found: Vec<PathBuf> = above(Path::new("/usr/lib/not-there/vesselrt")).collect();
+        assert_eq!(found, ["/usr/lib", "/usr"].map(PathBuf::from));
+        assert_eq!(above(Path::new("/store")).count(), 0);
+        let dir = tempfile::tempdir().unwrap();
+        let scratch = Scratch::near(&dir.path().join("store")).unwrap();
+        assert_eq!(scratch.path().parent().unwrap(), dir.path());
+        let path = scratch.path().to_owned();
+        drop(scratch);
+        assert!(!path.exists());
     }
 
     #[test]

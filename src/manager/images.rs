@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use vesselrt_runtime::layer::{self, Dialect, PackOptions, TreeFormat};
 use vesselrt_runtime::worker::Job;
 use vesselrt_storage::archive::{self, ArchiveKind, ImportLimits, ImportOptions};
+use vesselrt_storage::image::platform::Platform;
 use vesselrt_storage::manifest::VesselManifest;
 use vesselrt_storage::{ByteStream, Digest, ImageRecord, Reference, StorageErrorKind};
 
@@ -65,18 +66,28 @@ pub struct ImageImport {
     pub reference: Option<String>,
     /// Which image of the archive, if it has several: a reference, a tag, or the digest of a manifest.
     pub source: Option<String>,
+    /// Which platform of an archive that has several, as `linux/arm64`; `None`: this host's.
+    pub platform: Option<String>,
 }
 
 impl ImageImport {
     /// The only image at `path`, by the name it has there.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), reference: None, source: None }
+        Self { path: path.into(), reference: None, source: None, platform: None }
     }
 
     /// Sets what the image is to be called.
     #[must_use]
     pub fn reference(mut self, reference: impl Into<String>) -> Self {
         self.reference = Some(reference.into());
+        self
+    }
+
+    /// Sets which platform is meant: `os/architecture` or `os/architecture/variant`. Programs for another processor are
+    /// imported, but do not run.
+    #[must_use]
+    pub fn platform(mut self, platform: impl Into<String>) -> Self {
+        self.platform = Some(platform.into());
         self
     }
 
@@ -95,6 +106,10 @@ fn parse_reference(text: &str) -> Result<Reference> {
         .map_err(|e| Error::invalid(format!("invalid image reference: {text:?}")).with_source(e))
 }
 
+fn parse_platform(text: &str) -> Result<Platform> {
+    text.parse().map_err(|e| Error::invalid(format!("invalid platform: {text:?}")).with_source(e))
+}
+
 fn not_known(image: &str) -> Error {
     Error::not_found(format!("image not found: {image}"))
         .with_remedy(format!("vesselrt image import PATH --ref {image}"))
@@ -109,20 +124,34 @@ impl ManagerInner {
         let reference = import.reference.as_deref().map(parse_reference).transpose()?;
         blocking(move || {
             let _in_use = self.store.use_images()?;
-            let image = self.import_path(&import.path, reference, import.source, &mut *progress)?;
-            let warnings = self.unpack_image(&image, &mut *progress)?;
+            let before = reference.as_ref().map(|name| self.content.resolve(name)).transpose();
+            let before = before.ok().flatten().flatten();
+            let image = self.import_path(&import, reference, &mut *progress)?;
+            let unpacked = self.unpack_image(&image, &mut *progress);
+            let warnings = unpacked.inspect_err(|_| self.take_name_back(&image, before.as_ref()))?;
             Ok(ImportReport { image, warnings })
         })
         .await
     }
 
+    /// An image whose layers cannot be unpacked is none: its name leads to what it led to before. The name is given back
+    /// as well as possible; the reason why it has to be counts.
+    fn take_name_back(&self, image: &ImageRecord, before: Option<&ImageRecord>) {
+        let Some(Ok(name)) = image.reference.as_deref().map(Reference::parse) else { return };
+        let _ = match before {
+            Some(before) => self.content.tag_digest(&name, &before.manifest_digest).map(|_| ()),
+            None => self.content.untag(&name).map(|_| ()),
+        };
+    }
+
     fn import_path(
         &self,
-        path: &Path,
+        import: &ImageImport,
         reference: Option<Reference>,
-        source: Option<String>,
         progress: &mut dyn FnMut(ImportProgress),
     ) -> Result<ImageRecord> {
+        let path = import.path.as_path();
+        let platform = import.platform.as_deref().map(parse_platform).transpose()?;
         let limits =
             ImportLimits { archive_bytes: self.config.limits.image_archive_bytes, ..ImportLimits::default() };
         let failed = |e| Error::storage(format!("failed to import {}", path.display()), e);
@@ -133,7 +162,7 @@ impl ManagerInner {
             })?;
             return self.import_directory(path, &reference);
         }
-        let options = ImportOptions { reference, source, limits, ..ImportOptions::default() };
+        let options = ImportOptions { reference, source: import.source.clone(), platform, limits };
         let mut tell = |at| {
             if let archive::ImportProgress::Decompressing { bytes } = at {
                 progress(ImportProgress::Reading { bytes, total: None });
@@ -215,7 +244,7 @@ impl ManagerInner {
         let own = Arc::clone(self);
         blocking(move || {
             let path = staged.path().join(ARCHIVE);
-            own.import_path(&path, Some(reference), None, &mut |_| {})
+            own.import_path(&ImageImport::new(path), Some(reference), &mut |_| {})
         })
         .await
     }

@@ -260,23 +260,28 @@ impl AsyncRead for Whole {
 }
 
 /// Undoes a snapshot that does not exist yet, and lets the vessel go on.
-async fn give_up(vessel: &VesselInner, mut still: Still, snapshot: &str, error: Error) -> Error {
-    let known = vessel.manager.load_manifest(&vessel.id).await;
-    if known.is_ok_and(|manifest| manifest.snapshot(snapshot).is_none()) {
-        let dropped = vessel.manager.storage.delete_snapshot(&vessel.id, snapshot).await;
-        still.state.pending = None;
-        if dropped.is_ok()
-            && save_state(vessel, &still.state).await.is_ok()
-            && still.resume(vessel).await.is_ok()
-        {
-            return error;
-        }
+async fn give_up(vessel: &VesselInner, still: Still, snapshot: &str, error: Error) -> Error {
+    if undo(vessel, still, snapshot).await.is_ok() {
+        return error;
     }
-    // It cannot be undone now, so it is left to the next opening of the vessel. Stop, lest anyone goes on before.
+    // It cannot be undone now, so it is left to the next opening of the vessel. Stop, lest anyone goes on before. The
+    // vessel is no longer held still by us: a shim would let the order to stop wait for that.
     let dir = Arc::clone(vessel.lease.dir());
     vessel.lease.abandon();
     let _ = blocking(move || open::shut_down(dir.as_fd(), false)).await;
     error
+}
+
+/// Takes the vessel with it: whatever comes of it, its connection is closed or given back.
+async fn undo(vessel: &VesselInner, mut still: Still, snapshot: &str) -> Result<()> {
+    if vessel.manager.load_manifest(&vessel.id).await?.snapshot(snapshot).is_some() {
+        return Err(Error::internal("the snapshot exists"));
+    }
+    let deleted = vessel.manager.storage.delete_snapshot(&vessel.id, snapshot).await;
+    deleted.map_err(|e| Error::storage(format!("failed to delete the archive of snapshot {snapshot}"), e))?;
+    still.state.pending = None;
+    save_state(vessel, &still.state).await?;
+    still.resume(vessel).await
 }
 
 /// The sealed layer takes its place, and an empty one is mounted above it.

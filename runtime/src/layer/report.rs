@@ -60,10 +60,11 @@ impl Warning {
     }
 }
 
-impl fmt::Display for Warning {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.path, self.kind)?;
-        if self.detail.is_empty() { Ok(()) } else { write!(f, " ({})", self.detail) }
+impl Warning {
+    /// What it is about: the path, and the attribute if there is one.
+    #[must_use]
+    pub fn subject(&self) -> String {
+        if self.detail.is_empty() { self.path.clone() } else { format!("{} ({})", self.path, self.detail) }
     }
 }
 

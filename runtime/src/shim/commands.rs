@@ -47,6 +47,8 @@ pub(super) struct Command {
     pub(super) pidfd: OwnedFd,
     pub(super) pid: Pid,
     pub(super) status: Option<ExitStatus>,
+    /// Why it could not be executed.
+    pub(super) failure: Option<Fault>,
     /// Whether the client knows that it runs.
     pub(super) started: bool,
     /// What it is, for messages.
@@ -77,7 +79,18 @@ impl Command {
         })?;
         let name = request.argv.first().map(|a| a.escape_ascii().to_string()).unwrap_or_default();
         let control = Some(control);
-        Ok(Self { client: None, control, pidfd, pid, status: None, started: false, name, scratch, container })
+        Ok(Self {
+            client: None,
+            control,
+            pidfd,
+            pid,
+            status: None,
+            failure: None,
+            started: false,
+            name,
+            scratch,
+            container,
+        })
     }
 
     /// Kills everything in the container. Its end is told by the pidfd.

@@ -17,6 +17,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags};
@@ -168,7 +169,11 @@ impl Site {
             ("resolv.conf", "# this vessel has no network\n".to_owned()),
         ];
         for (name, text) in files {
-            fs::write(self.path("files").join(name), text).map_err(at(format!("write {FILES}/{name}")))?;
+            let path = self.path("files").join(name);
+            let readable = fs::Permissions::from_mode(0o644);
+            fs::write(&path, text)
+                .and_then(|()| fs::set_permissions(&path, readable))
+                .map_err(at(format!("write {FILES}/{name}")))?;
         }
         Ok(())
     }

@@ -108,7 +108,7 @@ fn readable(dir: &OwnedFd) -> Result<OwnedFd, Fault> {
 
 /// What a client is told of a packed archive.
 pub(crate) fn described(packed: layer::Packed) -> Packed {
-    let skipped = packed.report.warnings.list().iter().map(ToString::to_string).collect();
+    let skipped = crate::worker::summary(&packed.report.warnings);
     Packed { sha256: packed.sha256, size: packed.size, entries: packed.report.entries, skipped }
 }
 

@@ -249,13 +249,8 @@ impl Server {
                     self.reply(client, &Reply::Started, &fds);
                 }
             }
-            Ok(Some((FromInit::NotStarted(fault), _))) => {
-                command.client = None;
-                if let Some(client) = client {
-                    self.idle(client);
-                    self.fail(client, fault);
-                }
-            }
+            // Told when the container is gone: its client may want a vessel in which nothing runs next.
+            Ok(Some((FromInit::NotStarted(fault), _))) => command.failure = Some(fault),
             Ok(Some((FromInit::Exited(status), _))) => command.status = Some(status),
             Ok(None) | Err(_) => command.control = None,
         }
@@ -277,16 +272,7 @@ impl Server {
         reap(command.pid);
         if let Some(client) = command.client {
             self.idle(client);
-            match (command.started, command.status) {
-                (true, status) => {
-                    let killed = ExitStatus::Signal(rustix::process::Signal::KILL.as_raw());
-                    self.reply(client, &Reply::Exited(status.unwrap_or(killed)), &[]);
-                }
-                (false, _) => self.fail(
-                    client,
-                    Fault::new(FaultKind::Internal, "the container ended before its command began"),
-                ),
-            }
+            self.reply(client, &last_word(&command), &[]);
         }
         command.bury(&self.dirs);
         if self.commands.is_empty() {
@@ -350,6 +336,20 @@ impl Server {
                 self.mounted = Mounted::new(before, &self.dirs, target).ok();
                 Err(fault)
             }
+        }
+    }
+}
+
+/// What the client of an ended command hears.
+fn last_word(command: &Command) -> Reply {
+    match (&command.failure, command.started) {
+        (Some(fault), _) => Reply::Failed(fault.clone()),
+        (None, true) => {
+            let killed = ExitStatus::Signal(rustix::process::Signal::KILL.as_raw());
+            Reply::Exited(command.status.unwrap_or(killed))
+        }
+        (None, false) => {
+            Reply::Failed(Fault::new(FaultKind::Internal, "the container ended before its command began"))
         }
     }
 }

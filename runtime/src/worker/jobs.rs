@@ -9,7 +9,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{Mode, OFlags};
 
 use super::{Job, JobDone, Message};
-use crate::layer::{self, BlobSource, Dialect, IdPolicy, PackOptions, TreeFormat, UnpackOptions};
+use crate::layer::{
+    self, BlobSource, Dialect, IdPolicy, PackOptions, TreeFormat, UnpackOptions, Warning, WarningKind,
+    Warnings,
+};
 use crate::shim::fault::{blob_fault, pack_fault, snapshot_fault};
 use crate::shim::jobs::described;
 use crate::shim::protocol::{Fault, FaultKind};
@@ -75,10 +78,30 @@ fn options(dialect: Dialect) -> Result<UnpackOptions, Fault> {
     Ok(UnpackOptions::new(dialect, TreeFormat::Overlay, IdPolicy::for_ids(ids)))
 }
 
+/// How many paths stand for all of their kind.
+const EXAMPLES: usize = 3;
+
 fn done(report: &layer::UnpackReport) -> JobDone {
-    let mut warnings: Vec<String> = report.warnings.list().iter().map(ToString::to_string).collect();
-    warnings.extend(report.warnings.counts().iter().map(|(kind, count)| format!("in all, {kind}: {count}")));
+    let warnings = summary(&report.warnings);
     JobDone::Unpacked { entries: report.entries, bytes: report.bytes, warnings }
+}
+
+/// One line for each kind of warning: `8 × device skipped: dev/console, dev/full, dev/null, …`.
+pub(crate) fn summary(warnings: &Warnings) -> Vec<String> {
+    let line = |(kind, count): (&WarningKind, &u64)| {
+        let mut paths: Vec<String> = warnings
+            .list()
+            .iter()
+            .filter(|warning| warning.kind == *kind)
+            .take(EXAMPLES)
+            .map(Warning::subject)
+            .collect();
+        if *count > paths.len() as u64 {
+            paths.push("…".to_owned());
+        }
+        format!("{count} × {kind}: {}", paths.join(", "))
+    };
+    warnings.counts().iter().map(line).collect()
 }
 
 /// Tells the client of progress, not too often.

@@ -32,13 +32,13 @@ impl Stored {
 
 /// Stores `raw`, a tar that may be compressed, as it is.
 ///
-/// `check` sees the first bytes of the tar and its diff_id, before the blob gets its name.
+/// `check` sees how the tar begins and ends and its diff_id, before the blob gets its name.
 pub(super) fn store(
     store: &ContentStore,
     raw: impl Read,
     limit: u64,
     report: impl FnMut(u64),
-    check: impl FnOnce(&[u8], &Digest) -> Result<()>,
+    check: impl FnOnce(&Ends, &Digest) -> Result<()>,
 ) -> Result<Stored> {
     let failed = |e: io::Error| StorageError::io("read layer of", store.path(), e);
     let fill = |sink: &mut dyn Write| {
@@ -46,30 +46,55 @@ pub(super) fn store(
         let (compression, reader) = sniff(tee).map_err(failed)?;
         let plain = Decoder::new(reader, compression).map_err(failed)?;
         let plain = Counted::new(plain, limit, "uncompressed layer", |_| ());
-        let (start, diff_id) = drain(plain, compression).map_err(failed)?;
-        Ok((compression, start, diff_id))
+        let (ends, diff_id) = drain(plain, compression).map_err(failed)?;
+        Ok((compression, ends, diff_id))
     };
     let diff_id_of =
         |diff_id: &Option<Digest>, digest: &Digest| diff_id.clone().unwrap_or_else(|| digest.clone());
     let stored =
-        store.put_with(fill, |(_, start, diff_id), digest| check(start, &diff_id_of(diff_id, digest)))?;
+        store.put_with(fill, |(_, ends, diff_id), digest| check(ends, &diff_id_of(diff_id, digest)))?;
     let ((compression, _, diff_id), digest, size) = stored;
     Ok(Stored { diff_id: diff_id_of(&diff_id, &digest), digest, size, compression })
 }
 
-/// Reads all of a tar: its first bytes, and its digest unless that is the one of the blob, which is hashed
-/// anyway.
-fn drain(mut plain: impl Read, compression: Compression) -> io::Result<(Vec<u8>, Option<Digest>)> {
-    let mut start = Vec::with_capacity(DETECT_LEN);
+/// How a tar begins and ends.
+#[derive(Debug, Default)]
+pub(super) struct Ends {
+    start: Vec<u8>,
+    /// How many of its last bytes are zero.
+    zeros: u64,
+}
+
+impl Ends {
+    fn take(&mut self, bytes: &[u8]) {
+        let room = DETECT_LEN.saturating_sub(self.start.len()).min(bytes.len());
+        self.start.extend_from_slice(&bytes[..room]);
+        let zeros = bytes.iter().rev().take_while(|&&byte| byte == 0).count();
+        self.zeros = zeros as u64 + if zeros == bytes.len() { self.zeros } else { 0 };
+    }
+}
+
+impl Write for Ends {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.take(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Reads all of a tar: its ends, and its digest unless that is the one of the blob, which is hashed anyway.
+fn drain(mut plain: impl Read, compression: Compression) -> io::Result<(Ends, Option<Digest>)> {
+    let mut ends = Ends::default();
     if compression == Compression::None {
-        plain.by_ref().take(DETECT_LEN as u64).read_to_end(&mut start)?;
-        copy(&mut plain, &mut io::sink())?;
-        return Ok((start, None));
+        copy(&mut plain, &mut ends)?;
+        return Ok((ends, None));
     }
     let mut hashed = Sha256Reader::new(plain);
-    hashed.by_ref().take(DETECT_LEN as u64).read_to_end(&mut start)?;
-    copy(&mut hashed, &mut io::sink())?;
-    Ok((start, Some(hashed.finish().0)))
+    copy(&mut hashed, &mut ends)?;
+    Ok((ends, Some(hashed.finish().0)))
 }
 
 /// For [`store`]: the diff_id must be the one promised.
@@ -80,9 +105,16 @@ pub(super) fn expect_diff_id(index: usize, expected: &Digest, actual: &Digest) -
     Err(ArchiveError::DiffId { index, expected: expected.clone(), actual: actual.clone() })
 }
 
-/// For [`store`]: it must look like a tar.
-pub(super) fn expect_tar(start: &[u8]) -> Result<(), ArchiveError> {
-    if is_tar_header(start) { Ok(()) } else { Err(ArchiveError::Unknown) }
+/// For [`store`]: it must look like a tar, and like a whole one. Nothing else says how long it has to be; two blocks of
+/// zeros end it (POSIX pax, ustar Interchange Format).
+pub(super) fn expect_tar(ends: &Ends) -> Result<(), ArchiveError> {
+    if !is_tar_header(&ends.start) {
+        return Err(ArchiveError::Unknown);
+    }
+    if ends.zeros < 1024 {
+        return Err(ArchiveError::Truncated);
+    }
+    Ok(())
 }
 
 /// Writes what is read through it.

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::layer::{self, Stored};
-use super::{Import, ImportOptions, ImportProgress};
+use super::{ArchiveError, Import, ImportOptions, ImportProgress};
 use crate::content::ContentStore;
 use crate::digest::Digest;
 use crate::error::{Result, StorageError};
@@ -24,7 +24,7 @@ const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/b
 /// image.
 ///
 /// # Errors
-/// `Invalid` with [`super::ArchiveError::Unknown`] if it is no tar; `Corrupt` for a damaged compression;
+/// `Invalid` with [`super::ArchiveError::Unknown`] if it is no tar; `Corrupt` for a truncated one and a damaged compression;
 /// `LimitExceeded`; `Io`, also for errors of `reader`.
 pub fn import_rootfs_stream(
     store: &ContentStore,
@@ -41,12 +41,15 @@ pub fn import_rootfs_stream(
 pub(super) fn import(import: &mut Import<'_>, reader: impl Read, total: Option<u64>) -> Result<ImageRecord> {
     let reference = import.reference([])?;
     let path = import.path;
-    let not_tar = |e| StorageError::invalid(path.display().to_string(), e);
+    let not_tar = |e| match e {
+        ArchiveError::Truncated => StorageError::corrupt(path.display().to_string(), e),
+        _ => StorageError::invalid(path.display().to_string(), e),
+    };
     let progress = &mut *import.progress;
     let report = |bytes| progress(ImportProgress::Layer { index: 0, count: 1, bytes, total });
     let limit = import.options.limits.layer_bytes;
-    let stored = layer::store(import.store, reader, limit, report, |start, _| {
-        layer::expect_tar(start).map_err(not_tar)
+    let stored = layer::store(import.store, reader, limit, report, |ends, _| {
+        layer::expect_tar(ends).map_err(not_tar)
     })?;
     let config = configuration(import, &stored)?;
     let manifest = put_manifest(import.store, &config, &[stored.descriptor()])?;

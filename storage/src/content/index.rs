@@ -75,6 +75,20 @@ impl ContentStore {
         Ok(record)
     }
 
+    /// Makes `reference` lead to an image that is here, by the digest of its manifest.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such image; those of [`ContentStore::tag`].
+    pub fn tag_digest(&self, reference: &Reference, digest: &Digest) -> Result<ImageRecord> {
+        let named = self.read_index()?.manifests.into_iter().find(|entry| entry.digest == *digest);
+        let descriptor = match named {
+            Some(descriptor) => Some(descriptor),
+            None => self.guess_descriptor(digest)?,
+        };
+        let missing = || StorageError::not_found(format!("image {digest}"));
+        self.tag(reference, &descriptor.ok_or_else(missing)?)
+    }
+
     /// The image that `reference` leads to. Of a reference with a digest only the digest counts.
     ///
     /// # Errors

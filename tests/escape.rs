@@ -1,0 +1,7 @@
+//! A vessel full of traps: nothing that is done to it from outside, and nothing it does, touches the host.
+#![forbid(unsafe_code)]
+
+mod images;
+mod paths;
+mod processes;
+mod race;
