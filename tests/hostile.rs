@@ -41,7 +41,18 @@ fn part(n: usize) {
 
 /// Which of the places that the layers aim at this host has.
 fn outside() -> Vec<&'static str> {
-    let places = ["/victim", "/dummy", "/breakout", "/tmp/breakout", "/x", "/f", "/evil", "/etc/x", "/etc/f", "/etc/evil"];
+    let places = [
+        "/victim",
+        "/dummy",
+        "/breakout",
+        "/tmp/breakout",
+        "/x",
+        "/f",
+        "/evil",
+        "/etc/x",
+        "/etc/f",
+        "/etc/evil",
+    ];
     places.into_iter().filter(|place| Path::new(place).symlink_metadata().is_ok()).collect()
 }
 

@@ -1,11 +1,11 @@
 //! The shim is killed under the process that uses it.
 #![forbid(unsafe_code)]
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vesselrt::{ErrorKind, ExecOptions, Vessel};
 
-use super::{BIG, all_snapshots_are_whole, kill, shim_of, state};
+use super::{BIG, all_snapshots_are_whole, kill, moment, shim_of, state};
 use crate::testkit::random::Random;
 use crate::testkit::{
     PATIENCE, Store, leftovers, sh, tests, tests_on_each_driver, until, wait_until, within,
@@ -88,6 +88,10 @@ const ROUNDS: usize = 10;
 
 async fn the_shim_is_killed_during_snapshots(store: &Store) {
     let (vessel, mut random) = prepared(store).await;
+    let start = Instant::now();
+    vessel.write_file("state", "measured", 0o644).await.unwrap();
+    vessel.create_snapshot("measured").await.unwrap();
+    let usual = start.elapsed();
     for round in 0..ROUNDS {
         let value = format!("round {round}");
         let _ = vessel.stat("state").await;
@@ -95,7 +99,7 @@ async fn the_shim_is_killed_during_snapshots(store: &Store) {
         let before = vessel.list_snapshots().await.unwrap().len();
         let (other, message) = (vessel.clone(), value.clone());
         let making = tokio::spawn(async move { other.create_snapshot(&message).await });
-        tokio::time::sleep(random.moment(Duration::from_millis(100))).await;
+        tokio::time::sleep(moment(&mut random, usual)).await;
         if let Some(shim) = shim_of(store, vessel.id()) {
             kill(shim);
         }
@@ -113,6 +117,9 @@ async fn the_shim_is_killed_during_snapshots(store: &Store) {
 async fn the_shim_is_killed_during_restores(store: &Store) {
     let (vessel, mut random) = prepared(store).await;
     let snapshots = vessel.list_snapshots().await.unwrap();
+    let start = Instant::now();
+    vessel.restore_snapshot(&snapshots[0].id).await.unwrap();
+    let usual = start.elapsed();
     for round in 0..ROUNDS {
         let value = format!("dirty {round}");
         let _ = vessel.stat("state").await;
@@ -120,7 +127,7 @@ async fn the_shim_is_killed_during_restores(store: &Store) {
         let target = &snapshots[round % 2];
         let (other, id) = (vessel.clone(), target.id.clone());
         let restoring = tokio::spawn(async move { other.restore_snapshot(&id).await });
-        tokio::time::sleep(random.moment(Duration::from_millis(30))).await;
+        tokio::time::sleep(moment(&mut random, usual)).await;
         if let Some(shim) = shim_of(store, vessel.id()) {
             kill(shim);
         }
