@@ -97,12 +97,12 @@ async fn the_shim_is_killed_during_snapshots(store: &Store) {
         let _ = vessel.stat("state").await;
         vessel.write_file("state", &value, 0o644).await.unwrap();
         let before = vessel.list_snapshots().await.unwrap().len();
+        // Looked for now, as it takes longer than what is to be met.
+        let shim = shim_of(store, vessel.id()).unwrap();
         let (other, message) = (vessel.clone(), value.clone());
         let making = tokio::spawn(async move { other.create_snapshot(&message).await });
         tokio::time::sleep(moment(&mut random, usual)).await;
-        if let Some(shim) = shim_of(store, vessel.id()) {
-            kill(shim);
-        }
+        kill(shim);
         let made = within(PATIENCE, "the snapshot", making).await.unwrap();
         let _ = vessel.stat("state").await;
         assert_eq!(state(&vessel).await, value);
@@ -125,12 +125,11 @@ async fn the_shim_is_killed_during_restores(store: &Store) {
         let _ = vessel.stat("state").await;
         vessel.write_file("state", &value, 0o644).await.unwrap();
         let target = &snapshots[round % 2];
+        let shim = shim_of(store, vessel.id()).unwrap();
         let (other, id) = (vessel.clone(), target.id.clone());
         let restoring = tokio::spawn(async move { other.restore_snapshot(&id).await });
         tokio::time::sleep(moment(&mut random, usual)).await;
-        if let Some(shim) = shim_of(store, vessel.id()) {
-            kill(shim);
-        }
+        kill(shim);
         let restored = within(PATIENCE, "the restore", restoring).await.unwrap();
         let _ = vessel.stat("state").await;
         let expected = if restored.is_ok() { &target.message } else { &value };
@@ -146,10 +145,11 @@ async fn the_shim_is_killed_during_file_operations(store: &Store) {
     for _ in 0..ROUNDS {
         let _ = vessel.stat("state").await;
         vessel.write_file("whole", &old, 0o644).await.unwrap();
+        let shim = shim_of(store, vessel.id()).unwrap();
         let (other, data) = (vessel.clone(), new.clone());
         let writing = tokio::spawn(async move { other.write_file("whole", &data, 0o600).await });
-        tokio::time::sleep(random.moment(Duration::from_millis(6))).await;
-        kill_shim(store, &vessel);
+        tokio::time::sleep(random.moment(Duration::from_millis(4))).await;
+        kill(shim);
         let written = within(PATIENCE, "the write", writing).await.unwrap();
         let _ = vessel.stat("state").await;
         let now = vessel.read_file("whole").await.unwrap();
