@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use vesselrt::{CreateOptions, ErrorKind, ExecOptions, Manager, Vessel};
 
@@ -23,6 +24,8 @@ tests!(
     stopping_all_stops_what_runs,
     many_vessels_run_at_once,
     the_command_line_joins_a_vessel_that_is_open,
+    a_vessel_that_somebody_keeps_locked_is_a_conflict,
+    snapshots_wait_for_each_other_no_longer_than_told,
 );
 
 async fn two_handles(store: &Store) -> (Manager, Vessel, Manager, Vessel) {
@@ -354,5 +357,47 @@ async fn the_command_line_joins_a_vessel_that_is_open(store: &Store) {
     vessel.write_file("f", "later\n", 0o644).await.unwrap();
     vessel.restore_snapshot(id.trim()).await.unwrap();
     assert_eq!(vessel.read_file("f").await.unwrap(), b"library\n");
+    vessel.close().await.unwrap();
+}
+
+/// Holds a lock file of a vessel, as a process would that hangs.
+fn hold(store: &Store, id: &str, name: &str) -> std::fs::File {
+    let path = store.root().join("vessels").join(id).join(name);
+    let file = std::fs::File::options().create(true).truncate(false).write(true).open(path).unwrap();
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    file
+}
+
+async fn a_vessel_that_somebody_keeps_locked_is_a_conflict(store: &Store) {
+    let (_manager, vessel) = store.vessel().await;
+    vessel.write_file("f", "x", 0o644).await.unwrap();
+    vessel.close().await.unwrap();
+    let manager = Manager::new(store.config().lock_timeout(Duration::from_millis(300))).await.unwrap();
+    let lock = hold(store, vessel.id(), "lock");
+    let opening = within(PATIENCE, "opening", manager.open_vessel(vessel.id()));
+    let error = fails(opening.await, &ErrorKind::Conflict);
+    assert!(error.chain().contains("use"), "{}", error.chain());
+    assert!(manager.list_vessels().await.unwrap().len() == 1, "listing needs no lock");
+    drop(lock);
+    let vessel = manager.open_vessel(vessel.id()).await.unwrap();
+    assert_eq!(vessel.read_file("f").await.unwrap(), b"x");
+    vessel.close().await.unwrap();
+}
+
+async fn snapshots_wait_for_each_other_no_longer_than_told(store: &Store) {
+    let (_manager, vessel) = store.vessel().await;
+    vessel.close().await.unwrap();
+    let manager = Manager::new(store.config().lock_timeout(Duration::from_millis(300))).await.unwrap();
+    let vessel = manager.open_vessel(vessel.id()).await.unwrap();
+    let lock = hold(store, vessel.id(), "ops.lock");
+    fails(within(PATIENCE, "the snapshot", vessel.create_snapshot("")).await, &ErrorKind::Conflict);
+    // What changes no snapshot goes on meanwhile.
+    sh(&vessel, "echo x > f").await;
+    drop(lock);
+    let snapshot = vessel.create_snapshot("").await.unwrap();
+    let lock = hold(store, vessel.id(), "ops.lock");
+    fails(within(PATIENCE, "the restore", vessel.restore_snapshot(&snapshot.id)).await, &ErrorKind::Conflict);
+    drop(lock);
+    vessel.restore_snapshot(&snapshot.id).await.unwrap();
     vessel.close().await.unwrap();
 }

@@ -38,6 +38,7 @@ tests!(
     a_store_is_private,
     two_stores_know_nothing_of_each_other,
     work_in_a_dropped_vessel_is_kept,
+    the_quick_start_runs_unchanged,
 );
 
 async fn a_new_vessel_has_the_image_and_its_working_directory(store: &Store) {
@@ -402,4 +403,29 @@ async fn work_in_a_dropped_vessel_is_kept(store: &Store) {
     let vessel = manager.open_vessel(&id).await.unwrap();
     assert_eq!(vessel.read_file("a").await.unwrap(), b"1");
     vessel.close().await.unwrap();
+}
+
+/// `examples/quickstart.rs` is the program that the issue promises, word for word; Cargo builds it with the tests.
+async fn the_quick_start_runs_unchanged(store: &Store) {
+    let program = crate::testkit::bin().with_file_name("examples").join("quickstart");
+    if !program.is_file() {
+        eprintln!("SKIP the_quick_start_runs_unchanged: {program:?} is not built");
+        return;
+    }
+    let data = store.beside("data-home");
+    let tar = store.beside("alpine.tar");
+    std::fs::write(&tar, base_tar()).unwrap();
+    let root = data.join("vesselrt");
+    let (root, tar) = (root.to_str().unwrap(), tar.to_str().unwrap());
+    let import = ["--root", root, "image", "import", tar, "--ref", "docker.io/library/alpine:latest"];
+    let imported = store.cli(&import).output().unwrap();
+    assert!(imported.status.success(), "{}", String::from_utf8_lossy(&imported.stderr));
+    let mut command = std::process::Command::new(program);
+    command.env_clear().env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin").env("XDG_DATA_HOME", &data);
+    let ran = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    let manager = Manager::new(store.config().root(root)).await.unwrap();
+    let listed = manager.list_vessels().await.unwrap();
+    assert_eq!((listed.len(), listed[0].snapshots.len()), (1, 1));
+    leftovers::none_locked(&data.join("vesselrt/vessels"));
 }
