@@ -34,14 +34,25 @@ fn part(n: usize) {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     canary.is_unharmed();
     assert_eq!(outside(), host);
-    assert_eq!(strays(shell.root()), [PathBuf::new(); 0]);
+    assert_eq!(strays(shell.root()), Vec::<PathBuf>::new());
     assert_eq!(shell.call(["image", "ls"]).in_json().succeeds().json(), json!([]));
     shell.assert_idle();
 }
 
 /// Which of the places that the layers aim at this host has.
 fn outside() -> Vec<&'static str> {
-    let places = ["/victim", "/dummy", "/breakout", "/tmp/breakout", "/x", "/f", "/evil", "/etc/x", "/etc/f", "/etc/evil"];
+    let places = [
+        "/victim",
+        "/dummy",
+        "/breakout",
+        "/tmp/breakout",
+        "/x",
+        "/f",
+        "/evil",
+        "/etc/x",
+        "/etc/f",
+        "/etc/evil",
+    ];
     places.into_iter().filter(|place| Path::new(place).symlink_metadata().is_ok()).collect()
 }
 
