@@ -15,8 +15,9 @@ const VERSION: u32 = 1;
 /// A state with some hundred snapshots has some kilobytes.
 pub(crate) const MAX_BYTES: u64 = 16 << 20;
 
-/// Layers below the writable one that overlayfs mounts at most (OVL_MAX_STACK, fs/overlayfs/params.h).
-const MAX_LAYERS: usize = 500;
+/// Layers below the writable one that overlayfs mounts at most (OVL_MAX_STACK, fs/overlayfs/params.h): one is the
+/// shim's own.
+const MAX_LAYERS: usize = 500 - 1;
 
 /// What commands take from the image.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,10 +7,12 @@ mod shim;
 mod victim;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
 use vesselrt::{SnapshotManifest, Vessel};
 
+use crate::testkit::random::Random;
 use crate::testkit::{Store, leftovers};
 
 /// Ends a process that this test started.
@@ -30,6 +32,11 @@ fn shim_of(store: &Store, id: &str) -> Option<u32> {
     };
     let processes = std::fs::read_dir("/proc").unwrap().flatten();
     processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).find(is_shim)
+}
+
+/// A random moment in an operation that takes about as long as `before` did.
+fn moment(random: &mut Random, before: Duration) -> Duration {
+    random.moment(before + before / 4 + Duration::from_micros(1))
 }
 
 /// The content of the file `state`.

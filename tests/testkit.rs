@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use vesselrt::{Error, ErrorKind, OverlayDriver};
 
 pub(crate) use caps::{Cap, need};
-pub(crate) use commands::{Ran, capture, run_in, sh, sh_ephemeral};
+pub(crate) use commands::{capture, run_in, sh, sh_ephemeral};
 pub(crate) use image::BASE;
 pub(crate) use store::Store;
 

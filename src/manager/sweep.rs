@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
+use vesselrt_runtime::layer;
 use vesselrt_runtime::worker::Job;
 use vesselrt_storage::StorageErrorKind;
 
@@ -115,7 +116,10 @@ impl ManagerInner {
         let mut failure: Option<Error> = None;
         for name in names {
             let job = Job::RemoveTree { name };
-            if let Err(error) = worker.run(&job, &[trash], &mut |_| {}) {
+            let Err(error) = worker.run(&job, &[trash], &mut |_| {}) else { continue };
+            // A directory that real root made when it died, before it was given to the mapped root.
+            let Job::RemoveTree { name } = job else { continue };
+            if layer::remove_tree(trash, name.as_ref()).is_err() {
                 failure = failure.or(Some(error.into()));
             }
         }

@@ -4,6 +4,7 @@
 mod stream;
 
 use std::io::{self, SeekFrom};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -245,12 +246,24 @@ impl File {
     /// Cuts the file, or extends it with zeros, to `size` bytes.
     ///
     /// # Errors
-    /// Those of ftruncate(2); [`PermissionDenied`](ErrorKind::PermissionDenied) with fuse-overlayfs, where only
-    /// [`OpenOptions::truncate`] works.
+    /// Those of ftruncate(2).
     pub async fn truncate(&mut self, size: u64) -> Result<()> {
         self.settle().await?;
         let file = Arc::clone(self.stream.file());
-        self.on_thread("truncate", move || file.set_len(size)).await
+        match self.on_thread("truncate", move || file.set_len(size)).await {
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                self.truncate_inside(size, error).await
+            }
+            other => other,
+        }
+    }
+
+    /// As [`Self::stat_inside`].
+    async fn truncate_inside(&self, size: u64, refused: Error) -> Result<()> {
+        let Some(vessel) = self.vessel.upgrade() else { return Err(refused) };
+        let file = Arc::clone(self.stream.file());
+        let request = Request::SetLen { size };
+        vessel.request(move |connection| connection.call_done(&request, &[file.as_fd()])).await
     }
 
     /// Writes what is on its way and closes the file.

@@ -3,12 +3,12 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vesselrt::{ErrorKind, Vessel};
 
 use super::victim::Victim;
-use super::{BIG, all_snapshots_are_whole, kill, shim_of, state};
+use super::{BIG, all_snapshots_are_whole, kill, moment, shim_of, state};
 use crate::testkit::random::Random;
 use crate::testkit::{Store, leftovers, tests, until, wait_until};
 
@@ -184,6 +184,13 @@ async fn the_command_line_is_killed_during_snapshots_and_restores(store: &Store)
     let vessel = prepared(store).await;
     let (id, mut random) = (vessel.id().to_owned(), Random::new());
     let first = vessel.manifest().snapshots[0].id.clone();
+    let mut usual = Vec::new();
+    for args in [["snapshot", "create", &id, "-m", "begin"].as_slice(), &["snapshot", "restore", &id, &first]]
+    {
+        let start = Instant::now();
+        assert!(store.cli(args).output().unwrap().status.success());
+        usual.push(start.elapsed());
+    }
     for round in 0..ROUNDS {
         let manager = store.manager().await;
         let open = manager.open_vessel(&id).await.unwrap();
@@ -195,7 +202,7 @@ async fn the_command_line_is_killed_during_snapshots_and_restores(store: &Store)
             _ => store.cli(&["snapshot", "restore", &id, &first]),
         };
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        std::thread::sleep(random.moment(Duration::from_millis(120)));
+        std::thread::sleep(moment(&mut random, usual[round % 2]));
         kill(child.id());
         child.wait().unwrap();
         nothing_runs(store);
@@ -210,11 +217,17 @@ async fn the_command_line_is_killed_during_snapshots_and_restores(store: &Store)
 async fn the_command_line_is_killed_while_it_creates_and_deletes(store: &Store) {
     let manager = store.stocked().await;
     let mut random = Random::new();
+    let start = Instant::now();
+    assert!(
+        store.cli(&["create", crate::testkit::BASE, "--id", "measured"]).output().unwrap().status.success()
+    );
+    let usual = start.elapsed();
+    manager.delete_vessel("measured").await.unwrap();
     for round in 0..ROUNDS {
         let id = format!("v{round}");
         for args in [vec!["create", crate::testkit::BASE, "--id", &id], vec!["rm", &id]] {
             let mut child = store.cli(&args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-            std::thread::sleep(random.moment(Duration::from_millis(90)));
+            std::thread::sleep(moment(&mut random, usual));
             kill(child.id());
             child.wait().unwrap();
             nothing_runs(store);

@@ -1,11 +1,11 @@
 //! The shim is killed under the process that uses it.
 #![forbid(unsafe_code)]
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vesselrt::{ErrorKind, ExecOptions, Vessel};
 
-use super::{BIG, all_snapshots_are_whole, kill, shim_of, state};
+use super::{BIG, all_snapshots_are_whole, kill, moment, shim_of, state};
 use crate::testkit::random::Random;
 use crate::testkit::{
     PATIENCE, Store, leftovers, sh, tests, tests_on_each_driver, until, wait_until, within,
@@ -40,6 +40,8 @@ async fn the_next_operation_after_the_shim_was_killed_works(store: &Store) {
             _ => sh(&manager.open_vessel(vessel.id()).await.unwrap(), "cat unsaved").await,
         };
         assert_eq!(first, "kept\nmore\n");
+        // Another handle's shim left with that handle.
+        vessel.stat("unsaved").await.unwrap();
     }
     kill_shim(store, &vessel);
     let _ = vessel.stat("unsaved").await;
@@ -86,17 +88,21 @@ const ROUNDS: usize = 10;
 
 async fn the_shim_is_killed_during_snapshots(store: &Store) {
     let (vessel, mut random) = prepared(store).await;
+    let start = Instant::now();
+    vessel.write_file("state", "measured", 0o644).await.unwrap();
+    vessel.create_snapshot("measured").await.unwrap();
+    let usual = start.elapsed();
     for round in 0..ROUNDS {
         let value = format!("round {round}");
         let _ = vessel.stat("state").await;
         vessel.write_file("state", &value, 0o644).await.unwrap();
         let before = vessel.list_snapshots().await.unwrap().len();
+        // Looked for now, as it takes longer than what is to be met.
+        let shim = shim_of(store, vessel.id()).unwrap();
         let (other, message) = (vessel.clone(), value.clone());
         let making = tokio::spawn(async move { other.create_snapshot(&message).await });
-        tokio::time::sleep(random.moment(Duration::from_millis(100))).await;
-        if let Some(shim) = shim_of(store, vessel.id()) {
-            kill(shim);
-        }
+        tokio::time::sleep(moment(&mut random, usual)).await;
+        kill(shim);
         let made = within(PATIENCE, "the snapshot", making).await.unwrap();
         let _ = vessel.stat("state").await;
         assert_eq!(state(&vessel).await, value);
@@ -111,17 +117,19 @@ async fn the_shim_is_killed_during_snapshots(store: &Store) {
 async fn the_shim_is_killed_during_restores(store: &Store) {
     let (vessel, mut random) = prepared(store).await;
     let snapshots = vessel.list_snapshots().await.unwrap();
+    let start = Instant::now();
+    vessel.restore_snapshot(&snapshots[0].id).await.unwrap();
+    let usual = start.elapsed();
     for round in 0..ROUNDS {
         let value = format!("dirty {round}");
         let _ = vessel.stat("state").await;
         vessel.write_file("state", &value, 0o644).await.unwrap();
         let target = &snapshots[round % 2];
+        let shim = shim_of(store, vessel.id()).unwrap();
         let (other, id) = (vessel.clone(), target.id.clone());
         let restoring = tokio::spawn(async move { other.restore_snapshot(&id).await });
-        tokio::time::sleep(random.moment(Duration::from_millis(30))).await;
-        if let Some(shim) = shim_of(store, vessel.id()) {
-            kill(shim);
-        }
+        tokio::time::sleep(moment(&mut random, usual)).await;
+        kill(shim);
         let restored = within(PATIENCE, "the restore", restoring).await.unwrap();
         let _ = vessel.stat("state").await;
         let expected = if restored.is_ok() { &target.message } else { &value };
@@ -137,10 +145,11 @@ async fn the_shim_is_killed_during_file_operations(store: &Store) {
     for _ in 0..ROUNDS {
         let _ = vessel.stat("state").await;
         vessel.write_file("whole", &old, 0o644).await.unwrap();
+        let shim = shim_of(store, vessel.id()).unwrap();
         let (other, data) = (vessel.clone(), new.clone());
         let writing = tokio::spawn(async move { other.write_file("whole", &data, 0o600).await });
-        tokio::time::sleep(random.moment(Duration::from_millis(6))).await;
-        kill_shim(store, &vessel);
+        tokio::time::sleep(random.moment(Duration::from_millis(4))).await;
+        kill(shim);
         let written = within(PATIENCE, "the write", writing).await.unwrap();
         let _ = vessel.stat("state").await;
         let now = vessel.read_file("whole").await.unwrap();

@@ -15,7 +15,7 @@ pub(crate) enum Cap {
     SubordinateIds,
     /// The kernel mounts overlayfs in a user namespace.
     Overlay,
-    /// `/dev/fuse` can be opened, and there is fuse-overlayfs. Not for root.
+    /// `/dev/fuse` can be opened, and there is fuse-overlayfs.
     Fuse,
     /// `/bin/busybox`, linked statically.
     Busybox,
@@ -38,8 +38,7 @@ pub(crate) fn need(caps: &[Cap]) -> bool {
     let Some(missing) = caps.iter().find(|cap| !cap.is_there()) else { return true };
     let name = std::thread::current().name().unwrap_or("a test").to_owned();
     // Which user runs the tests is a choice and no defect of the machine.
-    let chosen = *missing == Cap::Root || (*missing == Cap::Fuse && !super::unprivileged());
-    let required = std::env::var_os("VESSELRT_TEST_REQUIRE").is_some() && !chosen;
+    let required = std::env::var_os("VESSELRT_TEST_REQUIRE").is_some() && *missing != Cap::Root;
     assert!(!required, "{name} needs {missing:?}, which this machine does not have");
     eprintln!("SKIP {name}: needs {missing:?}");
     false
@@ -61,8 +60,7 @@ impl Cap {
             Self::Overlay => overlay(),
             Self::Fuse => {
                 let device = File::options().read(true).write(true).open("/dev/fuse");
-                // A mount of fuse-overlayfs answers to its own user namespace only, and root is in no vessel's.
-                super::unprivileged() && device.is_ok() && which("fuse-overlayfs").is_some()
+                device.is_ok() && which("fuse-overlayfs").is_some()
             }
             Self::Busybox => static_busybox(),
             Self::AttributeTools => ATTRIBUTE_TOOLS.iter().all(|tool| which(tool).is_some()),

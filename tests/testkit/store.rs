@@ -5,7 +5,6 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use vesselrt::{Manager, ManagerConfig, OverlayDriver, Vessel};
 
@@ -17,7 +16,6 @@ use super::{PATIENCE, image, leftovers};
 pub(crate) struct Store {
     dir: PathBuf,
     driver: OverlayDriver,
-    damaged: AtomicBool,
 }
 
 /// Where the directories of tests are made.
@@ -28,7 +26,7 @@ pub(crate) fn base_dir() -> PathBuf {
 impl Store {
     pub(crate) fn new(driver: OverlayDriver) -> Self {
         let dir = tempfile::Builder::new().prefix("vesselrt-test-").tempdir_in(base_dir()).unwrap().keep();
-        Self { dir, driver, damaged: AtomicBool::new(false) }
+        Self { dir, driver }
     }
 
     /// The directory of the store itself.
@@ -43,11 +41,6 @@ impl Store {
 
     pub(crate) fn driver(&self) -> OverlayDriver {
         self.driver
-    }
-
-    /// The test broke the store on purpose: that no manager cleans it up at the end is no fault.
-    pub(crate) fn is_damaged(&self) {
-        self.damaged.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn config(&self) -> ManagerConfig {
@@ -100,7 +93,7 @@ impl Store {
     /// Checks that nothing is left behind, and removes the store.
     pub(crate) fn finish(self) {
         leftovers::none_in_use(&self.dir);
-        if self.root().is_dir() && !self.damaged.load(Ordering::Relaxed) {
+        if self.root().is_dir() {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let collected = async { self.manager().await.collect_garbage().await.unwrap() };

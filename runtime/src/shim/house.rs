@@ -4,6 +4,7 @@
 //! /merged          the overlay of the vessel
 //! /scratch/N       overlays of commands that leave nothing behind
 //! /files           generated resolv.conf, hosts, hostname
+//! /skeleton        the lowest layer of the vessel: /dev /proc /sys, and /etc with the generated files
 //! /bundle /state   what libcontainer wants to see
 //! /store           the store's directories: image layers, sealed layers, this vessel
 //! /dev /proc /sys  null, zero, full, random, urandom, tty of the host; its /proc; a sysfs of our network namespace
@@ -19,6 +20,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::SystemTime;
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{
@@ -34,16 +36,33 @@ pub(super) const MERGED: &str = "/merged";
 pub(super) const SCRATCH: &str = "/scratch";
 /// Generated files that are bound into containers.
 pub(super) const FILES: &str = "/files";
+/// Lies below every other layer: what containers need to mount on is there even where an image lacks it, and never
+/// appears in the writable layer, and so in no snapshot.
+const SKELETON: &str = "/skeleton";
 /// libcontainer's bundle.
 pub(super) const BUNDLE: &str = "/bundle";
 /// libcontainer's state.
 pub(super) const STATE: &str = "/state";
 
-const EMPTY: &str = "store/empty";
 const STORE: [&str; 3] = ["store/image", "store/sealed", "store/vessel"];
-const DIRS: [&str; 13] = [
-    "merged", "scratch", "files", "bundle", "state", "dev", "proc", "sys", "store", EMPTY, STORE[0],
-    STORE[1], STORE[2],
+const DIRS: [&str; 17] = [
+    "merged",
+    "scratch",
+    "files",
+    "bundle",
+    "state",
+    "dev",
+    "proc",
+    "sys",
+    "skeleton",
+    "skeleton/dev",
+    "skeleton/etc",
+    "skeleton/proc",
+    "skeleton/sys",
+    "store",
+    STORE[0],
+    STORE[1],
+    STORE[2],
 ];
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 /// Places where the new root may be attached for the moment before it becomes the root: any directory does.
@@ -92,7 +111,11 @@ impl Site {
         attach(&tmpfs, Path::new(stone)).map_err(at(format!("attach the new root at {stone}")))?;
         let site = Self { stone };
         for dir in DIRS {
-            fs::create_dir(site.path(dir)).map_err(at(format!("mkdir /{dir}")))?;
+            let path = site.path(dir);
+            let usual = fs::Permissions::from_mode(0o755);
+            fs::create_dir(&path)
+                .and_then(|()| fs::set_permissions(&path, usual))
+                .map_err(at(format!("mkdir /{dir}")))?;
         }
         attach(&proc, &site.path("proc")).map_err(at("attach /proc"))?;
         site.attach_devices(devices)?;
@@ -128,7 +151,7 @@ impl Site {
         }
         let [image_layers, sealed_layers, vessel] = <[OwnedFd; 3]>::try_from(opened)
             .map_err(|_| at("attach the store")(io::ErrorKind::InvalidInput.into()))?;
-        Ok(Dirs { image_layers, sealed_layers, vessel, empty: self.open(EMPTY)? })
+        Ok(Dirs { image_layers, sealed_layers, vessel, skeleton: self.open(SKELETON)? })
     }
 
     fn open(&self, name: &str) -> Result<OwnedFd, HouseError> {
@@ -169,11 +192,15 @@ impl Site {
             ("resolv.conf", "# this vessel has no network\n".to_owned()),
         ];
         for (name, text) in files {
-            let path = self.path("files").join(name);
-            let readable = fs::Permissions::from_mode(0o644);
-            fs::write(&path, text)
-                .and_then(|()| fs::set_permissions(&path, readable))
-                .map_err(at(format!("write {FILES}/{name}")))?;
+            for dir in [FILES, "/skeleton/etc"] {
+                write_timeless(&self.path(dir).join(name), &text)
+                    .map_err(at(format!("write {dir}/{name}")))?;
+            }
+        }
+        for dir in ["dev", "etc", "proc", "sys", ""] {
+            let path = self.path(SKELETON).join(dir);
+            let open = || -> io::Result<()> { Ok(set_epoch(&fs::File::open(&path)?)?) };
+            open().map_err(at(format!("set the times of {SKELETON}/{dir}")))?;
         }
         Ok(())
     }
@@ -186,6 +213,19 @@ impl Site {
         rustix::mount::unmount(".", UnmountFlags::DETACH).map_err(|e| at("detach the old root")(e.into()))?;
         nix::unistd::chdir("/").map_err(|e| at("chdir /")(e.into()))
     }
+}
+
+/// A readable file that looks the same whenever it was written.
+fn write_timeless(path: &Path, text: &str) -> io::Result<()> {
+    fs::write(path, text)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o644))?;
+    set_epoch(&fs::File::options().write(true).open(path)?)
+}
+
+fn set_epoch(file: &fs::File) -> io::Result<()> {
+    file.set_times(
+        fs::FileTimes::new().set_accessed(SystemTime::UNIX_EPOCH).set_modified(SystemTime::UNIX_EPOCH),
+    )
 }
 
 fn identity(fd: &OwnedFd) -> io::Result<(u64, u64)> {

@@ -20,8 +20,8 @@ pub(super) struct Dirs {
     pub(super) image_layers: OwnedFd,
     pub(super) sealed_layers: OwnedFd,
     pub(super) vessel: OwnedFd,
-    /// Stands below the writable layer when an image has no layers: overlayfs needs one.
-    pub(super) empty: OwnedFd,
+    /// The lowest layer of every vessel.
+    pub(super) skeleton: OwnedFd,
 }
 
 /// An overlay in place.
@@ -94,12 +94,8 @@ fn mount_fuse(layers: &Layers<'_>, target: &Path) -> Result<FuseMount, Fault> {
 fn open_lowers(spec: &MountSpec, dirs: &Dirs) -> Result<Vec<OwnedFd>, Fault> {
     let sealed = spec.sealed.iter().map(|name| open_dir(&dirs.sealed_layers, &format!("{name}/fs")));
     let image = spec.image.iter().map(|name| open_dir(&dirs.image_layers, &format!("{name}/fs")));
-    let lowers: Vec<OwnedFd> = sealed.chain(image).collect::<Result<_, _>>()?;
-    if lowers.is_empty() {
-        let empty = dirs.empty.try_clone().map_err(|e| Fault::io("open an empty layer", &e))?;
-        return Ok(vec![empty]);
-    }
-    Ok(lowers)
+    let skeleton = dirs.skeleton.try_clone().map_err(|e| Fault::io("open the lowest layer", &e));
+    sealed.chain(image).chain([skeleton]).collect()
 }
 
 /// Names come from our own state; no symlink is followed all the same.

@@ -99,6 +99,12 @@ pub enum Request {
         /// Permission bits if the file is created.
         mode: u32,
     },
+    /// Sets the size of the open file sent along: FUSE refuses that to processes outside its user namespace.
+    /// Reply: [`Reply::Done`].
+    SetLen {
+        /// Bytes.
+        size: u64,
+    },
     /// Reply: [`Reply::Stat`].
     Stat {
         /// Path inside.

@@ -200,6 +200,10 @@ fn on_files(root: &Root, request: Request, mut fds: Vec<OwnedFd>) -> Handled {
             files::write_file(root, &name, mode, content(fds.pop())?)?;
             Reply::Done
         }
+        Request::SetLen { size } => {
+            content(fds.pop())?.set_len(size).map_err(|e| Fault::io("truncate", &e))?;
+            Reply::Done
+        }
         Request::Stat { path: name, follow } => Reply::Stat(Box::new(files::stat(root, &name, follow)?)),
         Request::ReadDir { path: name } => Reply::Entries(files::read_dir(root, &name)?),
         Request::MakeDir { path: name, mode, parents } => {
