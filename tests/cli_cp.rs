@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::shell::Shell;
 use crate::testkit::canary::Canary;
+use crate::testkit::image::sha256;
 
 /// Sets permission bits and a modification time with a fraction.
 fn dress(path: &Path, mode: u32, seconds: u64) {
@@ -48,11 +49,10 @@ fn listing(dir: &Path) -> Vec<String> {
                 Vec::new()
             }
             kind if kind.is_symlink() => fs::read_link(&path).unwrap().as_os_str().as_bytes().to_vec(),
-            _ => fs::read(&path).unwrap(),
+            _ => sha256(&fs::read(&path).unwrap()).into_bytes(),
         };
         let name = path.strip_prefix(dir).unwrap();
-        let time = (meta.mtime(), if meta.is_symlink() { 0 } else { meta.mtime_nsec() });
-        let time = if meta.is_symlink() { (0, 0) } else { time };
+        let time = if meta.is_symlink() { (0, 0) } else { (meta.mtime(), meta.mtime_nsec()) };
         lines.push(format!("{name:?} {:o} {time:?} {:?}", meta.mode(), String::from_utf8_lossy(&content)));
     }
     lines.sort();

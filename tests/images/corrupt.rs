@@ -142,7 +142,7 @@ fn blobs_are_regular_files_of_the_layout_and_nothing_else() {
             fs::remove_file(copy.join(name)).unwrap();
             match kind {
                 "link" => {
-                    std::os::unix::fs::symlink(canary.victim().join("secret"), copy.join(name)).unwrap()
+                    std::os::unix::fs::symlink(canary.victim().join("secret"), copy.join(name)).unwrap();
                 }
                 "directory" => fs::create_dir(copy.join(name)).unwrap(),
                 _ => drop(super::tool("mkfifo").arg(copy.join(name)).succeeds()),
@@ -189,7 +189,7 @@ type Lie = (&'static str, &'static [&'static str], fn(&mut Value, &mut Value));
 
 const LIES: [Lie; 15] = [
     ("wrong diff_id", INTEGRITY, |_, c| {
-        c["rootfs"]["diff_ids"][0] = json!(format!("sha256:{}", "0".repeat(64)))
+        c["rootfs"]["diff_ids"][0] = json!(format!("sha256:{}", "0".repeat(64)));
     }),
     ("swapped diff_ids", INTEGRITY, |_, c| c["rootfs"]["diff_ids"].as_array_mut().unwrap().reverse()),
     ("a diff_id too few", WRONG, |_, c| drop(c["rootfs"]["diff_ids"].as_array_mut().unwrap().pop())),
@@ -199,11 +199,11 @@ const LIES: [Lie; 15] = [
     ("immense size", WRONG, |m, _| m["layers"][0]["size"] = json!(u64::MAX)),
     ("wrong size of the configuration", INTEGRITY, |m, _| m["config"]["size"] = json!(5)),
     ("a digest that is a path", WRONG, |m, _| {
-        m["layers"][0]["digest"] = json!("sha256:../../../canary/victim/secret")
+        m["layers"][0]["digest"] = json!("sha256:../../../canary/victim/secret");
     }),
     ("a short digest", WRONG, |m, _| m["layers"][0]["digest"] = json!("sha256:abc")),
     ("an unknown algorithm", WRONG, |m, _| {
-        m["layers"][0]["digest"] = json!(format!("md5:{}", "0".repeat(32)))
+        m["layers"][0]["digest"] = json!(format!("md5:{}", "0".repeat(32)));
     }),
     ("a digest without algorithm", WRONG, |m, _| m["layers"][0]["digest"] = json!("0".repeat(64))),
     ("layers and manifests", WRONG, |m, _| m["manifests"] = json!([])),

@@ -199,7 +199,7 @@ impl Site {
         }
         for dir in ["dev", "etc", "proc", "sys", ""] {
             let path = self.path(SKELETON).join(dir);
-            let open = || -> io::Result<()> { Ok(set_epoch(&fs::File::open(&path)?)?) };
+            let open = || -> io::Result<()> { set_epoch(&fs::File::open(&path)?) };
             open().map_err(at(format!("set the times of {SKELETON}/{dir}")))?;
         }
         Ok(())
