@@ -127,6 +127,8 @@ impl Manager {
     /// # Errors
     /// Those of the storage; [`IntegrityViolation`](crate::ErrorKind::IntegrityViolation) for a damaged manifest.
     pub async fn list_vessels(&self) -> Result<Vec<VesselManifest>> {
+        // A vessel that nobody will use again is not worth listing; one that cannot be deleted now is listed.
+        let _ = self.inner.delete_abandoned().await;
         open::list(&self.inner).await
     }
 

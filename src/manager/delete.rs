@@ -52,7 +52,7 @@ pub(super) async fn delete(manager: &Arc<ManagerInner>, id: &str) -> Result<()> 
     Ok(())
 }
 
-fn discard(manager: &ManagerInner, id: &str, manifest: Option<&VesselManifest>) -> Result<()> {
+pub(super) fn discard(manager: &ManagerInner, id: &str, manifest: Option<&VesselManifest>) -> Result<()> {
     let store = &manager.store;
     store.discard(store.vessels.as_fd(), id)?;
     for snapshot in manifest.iter().flat_map(|manifest| &manifest.snapshots) {

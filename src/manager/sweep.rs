@@ -2,8 +2,9 @@
 #![forbid(unsafe_code)]
 
 use std::collections::HashSet;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use vesselrt_runtime::layer;
 use vesselrt_runtime::worker::Job;
@@ -16,6 +17,17 @@ use crate::offload::blocking;
 use crate::state::VesselState;
 use crate::store::lock;
 use crate::store::{dirs, staged};
+
+/// Between its creation and the start of its shim nobody holds a vessel's lock: that takes milliseconds.
+const YOUNG: Duration = Duration::from_secs(60);
+
+/// Whether a directory was changed just now, by whatever clock made it.
+fn is_young(dir: BorrowedFd<'_>) -> bool {
+    let Ok(status) = rustix::fs::fstat(dir) else { return true };
+    let changed = SystemTime::UNIX_EPOCH + Duration::from_secs(status.st_mtime.unsigned_abs());
+    // A clock that was set back makes it young until the clock has caught up.
+    SystemTime::now().duration_since(changed).map_or(true, |age| age < YOUNG)
+}
 
 /// Held by whoever empties the trash, in the trash itself.
 const TRASH_LOCK: &str = ".lock";
@@ -41,11 +53,40 @@ impl ManagerInner {
         .await
     }
 
+    /// Deletes the vessels that were to be thrown away after use, and whose user died before.
+    pub(super) async fn delete_abandoned(self: &Arc<Self>) -> Result<()> {
+        let manager = Arc::clone(self);
+        for (id, _lock) in blocking(move || manager.abandoned()).await? {
+            let manifest = self.load_manifest(&id).await.ok();
+            let failed = |e| Error::storage(format!("failed to delete vessel {id} from the storage"), e);
+            self.storage.delete_vessel(&id).await.map_err(failed)?;
+            let (manager, name) = (Arc::clone(self), id.clone());
+            blocking(move || super::delete::discard(&manager, &name, manifest.as_ref())).await?;
+        }
+        Ok(())
+    }
+
+    /// Those vessels, with their locks.
+    fn abandoned(&self) -> Result<Vec<(String, lock::FileLock)>> {
+        let mut found = Vec::new();
+        for id in dirs::names(self.store.vessels.as_fd())? {
+            let Some(dir) = self.store.vessel(&id)? else { continue };
+            if !open::read_state(&id, dir.as_fd()).is_ok_and(|state| state.volatile) || is_young(dir.as_fd()) {
+                continue;
+            }
+            if let Some(lock) = lock::attempt(dir.as_fd(), LOCK)? {
+                found.push((id, lock));
+            }
+        }
+        Ok(found)
+    }
+
     /// [`Self::sweep`], and whatever else belongs to nobody.
     pub(super) async fn collect(self: &Arc<Self>) -> Result<()> {
+        let abandoned = self.delete_abandoned().await;
         let orphans = self.discard_orphans().await;
         self.sweep().await?;
-        orphans
+        abandoned.and(orphans)
     }
 
     /// What was half made or half deleted: directories of vessels that have no manifest.
