@@ -13,7 +13,6 @@ use libcontainer::container::Container;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
 use rustix::process::{Pid, PidfdFlags};
-use seccompiler::BpfProgram;
 
 use super::container_init::{Init, Start, ToInit};
 use super::house;
@@ -22,7 +21,7 @@ use super::protocol::{ExecRequest, ExitStatus, Fault, FaultKind};
 use super::wire;
 use crate::root::Root;
 use crate::spec::{self, ContainerParams};
-use crate::{files, user};
+use crate::{files, seccomp, user};
 
 /// Group of terminals on every Linux.
 const TTY_GID: u32 = 5;
@@ -33,7 +32,6 @@ pub(super) struct Ground {
     pub(super) hostname: String,
     /// Ids `0..ids` exist.
     pub(super) ids: u32,
-    pub(super) seccomp: &'static BpfProgram,
     pub(super) masked: Vec<String>,
 }
 
@@ -157,7 +155,9 @@ fn launch(
         extra_masked: place.ground.masked.clone(),
     };
     let (control, theirs) = UnixStream::pair().map_err(|e| Fault::io("socketpair", &e))?;
-    let container = build(number, &params, Init::new(Rc::new(theirs), place.ground.seccomp))?;
+    let filter = seccomp::default_program()
+        .map_err(|e| Fault::internal("compile the system call filter", &e))?;
+    let container = build(number, &params, Init::new(Rc::new(theirs), filter))?;
     let pid = container.pid().and_then(|pid| Pid::from_raw(pid.as_raw()));
     let pid = pid.ok_or_else(|| Fault::new(FaultKind::Internal, "libcontainer names no process"))?;
     let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())

@@ -40,6 +40,8 @@ pub(crate) fn run(socket: UnixStream, mounts: Vec<OwnedFd>) -> i32 {
             if wire::send(&socket, &Reply::Done, &[]).is_err() {
                 return 1;
             }
+            // Compiled while the client goes on; who runs the first command hears if it cannot be.
+            let _ = crate::seccomp::default_program();
             server.welcome(socket);
             server.serve();
             0

@@ -16,7 +16,7 @@ use crate::shim::loopback;
 use crate::shim::mounted::{self, Dirs, Mounted};
 use crate::shim::protocol::{Driver, Fault, FaultKind, ShimConfig, VERSION};
 use crate::shim::wire;
-use crate::{seccomp, spec};
+use crate::spec;
 
 /// Reads the configuration and builds everything.
 pub(super) fn server(socket: &UnixStream, mounts: Vec<OwnedFd>) -> Result<Server, Fault> {
@@ -82,12 +82,9 @@ fn mount(spec: crate::shim::protocol::MountSpec, dirs: &Dirs, site: Site) -> Res
 }
 
 fn ground(hostname: String) -> Result<Ground, Fault> {
-    let program =
-        seccomp::default_program().map_err(|e| Fault::internal("compile the system call filter", &e))?;
     Ok(Ground {
         hostname,
         ids: crate::idmap::mapped_here().map_err(|e| Fault::io("read /proc/self/uid_map", &e))?,
-        seccomp: program,
         masked: spec::thermal_throttle_paths(),
     })
 }
