@@ -115,10 +115,10 @@ async fn restoring_discards_what_was_not_snapshotted(store: &Store) {
     let first = snapshot(&vessel, "first").await;
     let whole = async |vessel: &Vessel| {
         let mut trees = Vec::new();
-        for dir in ["/bin", "/home", "/root", "/srv", "/var", "/work"] {
+        for dir in ["/bin", "/etc", "/home", "/root", "/srv", "/var", "/work"] {
             trees.push(tree::inside(vessel, dir, false).await);
         }
-        (trees, sh(vessel, "ls -A /; cd /etc; sha256sum passwd group motd").await)
+        (trees, sh(vessel, "ls -A /").await)
     };
     let before = whole(&vessel).await;
     sh(&vessel, "rm -rf /work/state /srv /etc/motd; mkdir -p /new/dir; echo x > /new/dir/f; chmod 700 /work; mv /var /v").await;

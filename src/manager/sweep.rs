@@ -71,7 +71,8 @@ impl ManagerInner {
         let mut found = Vec::new();
         for id in dirs::names(self.store.vessels.as_fd())? {
             let Some(dir) = self.store.vessel(&id)? else { continue };
-            if !open::read_state(&id, dir.as_fd()).is_ok_and(|state| state.volatile) || is_young(dir.as_fd()) {
+            if !open::read_state(&id, dir.as_fd()).is_ok_and(|state| state.volatile) || is_young(dir.as_fd())
+            {
                 continue;
             }
             if let Some(lock) = lock::attempt(dir.as_fd(), LOCK)? {

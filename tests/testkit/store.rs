@@ -4,7 +4,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use vesselrt::{Manager, ManagerConfig, OverlayDriver, Vessel};
 
@@ -78,7 +78,7 @@ impl Store {
         let mut command = Command::new(super::bin());
         command.env_clear().env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin").env("HOME", &self.dir);
         command.env("VESSELRT_DRIVER", self.driver_name()).env("VESSELRT_ROOT", self.root());
-        command.current_dir(&self.dir).stdin(std::process::Stdio::null()).args(args);
+        command.current_dir(&self.dir).stdin(Stdio::null()).args(args);
         command
     }
 
@@ -107,6 +107,10 @@ impl Store {
 
 impl Drop for Store {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            // What a test that failed kept running would run for ever.
+            let _ = self.cli(&["stop", "--all"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        }
         let removed = remove(&self.dir);
         if !std::thread::panicking() {
             removed.unwrap();

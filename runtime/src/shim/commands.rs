@@ -155,8 +155,8 @@ fn launch(
         extra_masked: place.ground.masked.clone(),
     };
     let (control, theirs) = UnixStream::pair().map_err(|e| Fault::io("socketpair", &e))?;
-    let filter = seccomp::default_program()
-        .map_err(|e| Fault::internal("compile the system call filter", &e))?;
+    let filter =
+        seccomp::default_program().map_err(|e| Fault::internal("compile the system call filter", &e))?;
     let container = build(number, &params, Init::new(Rc::new(theirs), filter))?;
     let pid = container.pid().and_then(|pid| Pid::from_raw(pid.as_raw()));
     let pid = pid.ok_or_else(|| Fault::new(FaultKind::Internal, "libcontainer names no process"))?;
