@@ -187,7 +187,7 @@ impl Vessel {
         files::copy_in(&self.inner, path.as_ref(), tar).await
     }
 
-    /// Packs what is at `path`, a file or a directory with everything in it, as a plain tar.
+    /// Packs the directory at `path` with everything in it as a plain tar.
     ///
     /// # Errors
     /// [`NotFound`](crate::ErrorKind::NotFound); the error of `tar`.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags};
 use tokio::sync::watch;
 use vesselrt_runtime::shim::client::{CallError, Connection};
-use vesselrt_runtime::shim::protocol::Request;
+use vesselrt_runtime::shim::protocol::{Reply, Request};
 
 use super::VesselInner;
 use crate::error::{Error, ErrorKind, Result};
@@ -194,11 +194,15 @@ impl Lease {
         }
     }
 
-    /// The shim still answers, a while after our last connection was closed: it is kept, or others have it open.
+    /// The shim says, a while after our last connection was closed, that it is kept or that others have it open.
     async fn others_have_it(&self) -> bool {
         let dir = Arc::clone(&self.dir);
-        let probed = blocking(move || Ok(Connection::open(dir.as_fd())?.is_some())).await;
-        probed.unwrap_or(false)
+        let used = move || {
+            let Some(mut connection) = Connection::open(dir.as_fd())? else { return Ok(false) };
+            let stays = |reply| matches!(reply, Reply::Hello { others, kept, .. } if others > 0 || kept);
+            Ok(stays(connection.call(&Request::Hello, &[])?.0))
+        };
+        blocking(used).await.unwrap_or(false)
     }
 }
 

@@ -176,6 +176,8 @@ pub enum Reply {
         version: u32,
         /// Process id of the shim as the client sees it is not known to it; this is its own view.
         pid: u32,
+        /// Connections besides the one that asks.
+        others: u32,
         /// Commands that run.
         running: u32,
         /// Whether [`Request::Keep`] is on.

@@ -78,6 +78,7 @@ impl Server {
         Reply::Hello {
             version: VERSION,
             pid: std::process::id(),
+            others: u32::try_from(self.clients.len().saturating_sub(1)).unwrap_or(u32::MAX),
             running: u32::try_from(self.commands.len()).unwrap_or(u32::MAX),
             kept: self.keep,
             driver: self.mounted.as_ref().map_or(Driver::Kernel, |m| m.spec.driver),
