@@ -4,5 +4,6 @@
 
 mod common;
 mod hostile;
+mod leads;
 mod mock;
 mod real;
