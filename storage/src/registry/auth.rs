@@ -78,10 +78,10 @@ impl Transport {
         endpoint: &Endpoint,
         wanted: Wanted<'_>,
     ) -> Result<Option<HeaderValue>> {
-        if let Some(token) = endpoint.tokens.kept.lock().await.get(wanted.scope) {
-            if token.until > Instant::now() {
-                return Ok(Some(token.value.clone()));
-            }
+        if let Some(token) = endpoint.tokens.kept.lock().await.get(wanted.scope)
+            && token.until > Instant::now()
+        {
+            return Ok(Some(token.value.clone()));
         }
         if endpoint.tokens.basic.load(Ordering::Relaxed) {
             let credential = self.credential(endpoint, wanted.path).await?;

@@ -105,7 +105,13 @@ impl Place {
     /// `/v2/PATH/KIND/WHICH`.
     pub(super) fn call(&self, method: Method, kind: &str, which: &str) -> Call<'_> {
         let what = format!("{which} of {}/{}", self.route.host, self.route.path);
-        Call::new(method, format!("/v2/{}/{kind}/{which}", self.route.path), self.wanted(), what)
+        let path = format!("/v2/{}/{kind}/{which}", self.route.path);
+        Call { retries: self.retries(), ..Call::new(method, path, self.wanted(), what) }
+    }
+
+    /// A mirror has one more chance; after it there is the registry.
+    pub(super) fn retries(&self) -> u32 {
+        if self.route.origin { u32::MAX } else { 1 }
     }
 }
 
@@ -177,7 +183,7 @@ impl Client {
         reference: &Reference,
         promised: Option<&Descriptor>,
     ) -> Result<(Bytes, Descriptor)> {
-        let mut last = RegistryError::NotFound { what: reference.to_string() };
+        let mut last = RegistryError::not_found(reference.to_string());
         for place in self.places(reference)? {
             match self.manifest_at(&place, reference, promised).await {
                 Ok(found) => return Ok(found),
@@ -224,7 +230,7 @@ impl Client {
     /// # Errors
     /// [`RegistryError`].
     pub async fn blob(&self, repository: &Reference, blob: &Descriptor, offset: u64) -> Result<BlobStream> {
-        let mut last = RegistryError::NotFound { what: format!("blob {}", blob.digest) };
+        let mut last = RegistryError::not_found(format!("blob {}", blob.digest));
         for place in self.places(repository)? {
             match self.blob_at(&place, blob, offset, None).await {
                 Ok(stream) => return Ok(stream),

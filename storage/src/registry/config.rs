@@ -127,12 +127,9 @@ impl RegistryConfig {
     /// # Errors
     /// `Config` for a file that cannot be read or understood; `Setting` for a proxy that cannot be used.
     pub fn load(sources: &Sources) -> Result<Self> {
-        let mut hosts = BTreeMap::new();
-        if let Some(path) = sources.config_dir().map(|dir| dir.join("vesselrt/config.toml")) {
-            if let Some(file) = read_toml::<ConfigFile>(&path)? {
-                hosts = file.registry;
-            }
-        }
+        let own = sources.config_dir().map(|dir| dir.join("vesselrt/config.toml"));
+        let own = own.map(|path| read_toml::<ConfigFile>(&path)).transpose()?.flatten();
+        let hosts = own.map(|file| file.registry).unwrap_or_default();
         let root = |name| sources.var(name).map(PathBuf::from);
         Ok(Self {
             hosts,

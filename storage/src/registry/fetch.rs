@@ -33,11 +33,13 @@ pub struct FetchOptions {
     /// Whether [`Fetched::root`] is the index that the reference leads to, which is stored as well, or the manifest
     /// chosen from it. Only with the index the next fetch of an unchanged tag needs one request.
     pub keep_index: bool,
+    /// The most that configuration and layers may have together, in bytes as stored.
+    pub max_bytes: u64,
 }
 
 impl Default for FetchOptions {
     fn default() -> Self {
-        Self { platform: Platform::host(), keep_index: true }
+        Self { platform: Platform::host(), keep_index: true, max_bytes: 256 << 30 }
     }
 }
 
@@ -169,16 +171,16 @@ impl Fetch<'_> {
         let mut root = known.clone();
         if known.is_some() && self.reference.digest().is_none() {
             let head = self.client.head(self.reference).await?;
-            let head = head.ok_or_else(|| RegistryError::NotFound { what: self.reference.to_string() })?;
+            let head = head.ok_or_else(|| RegistryError::not_found(self.reference.to_string()))?;
             let digest = head.digest.clone();
             let here = blocking(self.store, move |store| store.guess_descriptor(&digest)).await;
             // One that is damaged here is fetched again.
             root = Some(here.ok().flatten().unwrap_or(head));
         }
-        if let Some(root) = &root {
-            if let Some(complete) = self.complete(root).await {
-                return Ok(complete);
-            }
+        if let Some(root) = &root
+            && let Some(complete) = self.complete(root).await
+        {
+            return Ok(complete);
         }
         let chosen = self.choose(root).await?;
         self.transfer(chosen).await
@@ -261,6 +263,12 @@ impl Fetch<'_> {
             let what = format!("a configuration of {} bytes", config.size);
             return Err(RegistryError::TooLarge { what, limit: MAX_JSON_BYTES });
         }
+        let sizes = chosen.manifest.layers.iter().map(|layer| layer.size);
+        let total = sizes.fold(config.size, u64::saturating_add);
+        if total > self.options.max_bytes {
+            let what = format!("an image of {total} bytes");
+            return Err(RegistryError::TooLarge { what, limit: self.options.max_bytes });
+        }
         self.transferred +=
             job(self.client, self.store, self.reference, &config, &self.progress).run().await?;
         let read = move |store: &ContentStore| store.read_json_blob(&config.digest, config.size);
@@ -321,7 +329,7 @@ fn choose_local(
 }
 
 fn no_platform(reference: &Reference, platform: &Platform) -> RegistryError {
-    RegistryError::NotFound { what: format!("an image for {platform} of {reference}") }
+    RegistryError::not_found(format!("an image for {platform} of {reference}"))
 }
 
 fn cancelled() -> RegistryError {

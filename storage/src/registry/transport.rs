@@ -51,6 +51,8 @@ pub(super) struct Call<'a> {
     pub(super) wanted: Wanted<'a>,
     /// What is asked for, for messages.
     pub(super) what: String,
+    /// How often it may be sent again.
+    pub(super) retries: u32,
 }
 
 /// Where a request goes.
@@ -72,7 +74,7 @@ pub(super) struct Reply {
 impl<'a> Call<'a> {
     pub(super) fn new(method: Method, path: String, wanted: Wanted<'a>, what: String) -> Self {
         let (headers, body) = (HeaderMap::new(), CallBody::None);
-        Self { method, target: Target::Path(path), headers, body, wanted, what }
+        Self { method, target: Target::Path(path), headers, body, wanted, what, retries: u32::MAX }
     }
 
     fn is_read(&self) -> bool {
@@ -132,7 +134,8 @@ impl Transport {
             };
             let repeatable =
                 call.method.is_idempotent() || matches!(error, RegistryError::RateLimited { .. });
-            match self.pause(&error, attempt).filter(|_| repeatable) {
+            let more = repeatable && attempt < call.retries;
+            match self.pause(&error, attempt).filter(|_| more) {
                 Some(pause) => tokio::time::sleep(pause).await,
                 None => return Err(error),
             }
@@ -274,7 +277,7 @@ impl Transport {
         let after = retry::asked(response.headers());
         match response.status() {
             status if status.is_success() => Ok(()),
-            StatusCode::NOT_FOUND => Err(RegistryError::NotFound { what: what.to_owned() }),
+            StatusCode::NOT_FOUND => Err(RegistryError::not_found(what.to_owned())),
             StatusCode::TOO_MANY_REQUESTS => {
                 Err(RegistryError::RateLimited { registry: endpoint.host.clone(), after })
             }
@@ -329,7 +332,8 @@ impl Transport {
 
 /// Adds what the registry said to an error that has a place for it.
 fn with_detail(mut error: RegistryError, said: &str) -> RegistryError {
-    if let RegistryError::Unauthorized { detail, .. } | RegistryError::Status { detail, .. } = &mut error {
+    use RegistryError::{NotFound, Status, Unauthorized};
+    if let Unauthorized { detail, .. } | Status { detail, .. } | NotFound { detail, .. } = &mut error {
         detail.push_str(said);
     }
     error

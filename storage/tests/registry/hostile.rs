@@ -409,6 +409,12 @@ async fn sizes_and_kinds_of_configurations() {
     };
     let (_, error) = fails(change("size", (100u64 << 20).into()), |_| None).await;
     assert_eq!(error.kind(), Kind::LimitExceeded, "{error}");
+    let mut large = manifest.clone();
+    large["layers"][0]["size"] = (1u64 << 50).into();
+    let mut other = content.clone();
+    other.manifest("latest", &kind, large.to_string().as_bytes());
+    let (_, error) = fails(other, |_| None).await;
+    assert_eq!(error.kind(), Kind::LimitExceeded, "{error}");
     let (_, error) =
         fails(change("mediaType", "application/vnd.oci.image.layer.v1.tar".into()), |_| None).await;
     assert_eq!(error.kind(), Kind::IntegrityViolation, "{error}");

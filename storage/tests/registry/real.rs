@@ -74,8 +74,9 @@ async fn what_the_registry_does_not_have() {
 }
 
 /// A registry with TLS and a password, and the settings with its certificate.
-fn private() -> (Registry, HostSettings) {
-    let dir = tempfile::tempdir().unwrap().keep();
+fn private() -> (Registry, HostSettings, tempfile::TempDir) {
+    let temporary = tempfile::tempdir().unwrap();
+    let dir = temporary.path();
     let (_, certificate, key) = certificate(&["localhost"]);
     std::fs::write(dir.join("cert.pem"), certificate).unwrap();
     std::fs::write(dir.join("key.pem"), key).unwrap();
@@ -85,7 +86,7 @@ fn private() -> (Registry, HostSettings) {
     let http = format!("  tls:\n    certificate: {at}/cert.pem\n    key: {at}/key.pem");
     let auth = format!("auth:\n  htpasswd:\n    realm: here\n    path: {at}/htpasswd");
     let settings = HostSettings { ca: Some(dir.join("cert.pem")), ..HostSettings::default() };
-    (Registry::start("localhost", &http, &auth), settings)
+    (Registry::start("localhost", &http, &auth), settings, temporary)
 }
 
 #[tokio::test]
@@ -93,7 +94,7 @@ async fn tls_basic_authentication_login_and_logout() {
     if !have(&["docker-registry", "skopeo", "htpasswd"]) {
         return;
     }
-    let (registry, settings) = private();
+    let (registry, settings, _files) = private();
     push_image(&registry, "private/app", &["--dest-creds", "user:hunter2"]);
     let (host, reference) = (registry.host.as_str(), format!("{}/private/app", registry.host));
     let home = tempfile::tempdir().unwrap();
@@ -132,7 +133,7 @@ async fn tls_needs_the_right_certificate() {
     if !have(&["docker-registry", "htpasswd"]) {
         return;
     }
-    let (registry, settings) = private();
+    let (registry, settings, _files) = private();
     let try_with = async |settings: HostSettings| {
         let mut config = RegistryConfig::default();
         config.set_host(&registry.host, settings);

@@ -133,7 +133,7 @@ impl Job {
         transferred: &mut u64,
     ) -> std::result::Result<(Partial, u32), (RegistryError, Option<Partial>)> {
         let mut requests = 0;
-        let mut last = RegistryError::NotFound { what: format!("blob {}", self.blob.digest) };
+        let mut last = RegistryError::not_found(format!("blob {}", self.blob.digest));
         while let Some(place) = places.get(*first) {
             let mut failures = 0;
             let mut etag = None;
@@ -150,7 +150,8 @@ impl Job {
                 partial = back;
                 let Err(error) = outcome else { continue };
                 failures = if came >= PROGRESS { 0 } else { failures };
-                let Some(pause) = self.client.transport.pause(&error, failures) else {
+                let more = failures < place.retries();
+                let Some(pause) = self.client.transport.pause(&error, failures).filter(|_| more) else {
                     let last_place = *first + 1 == places.len();
                     if is_damage(&error.kind()) && !last_place {
                         partial = self.emptied(partial).await.map_err(|e| (e, None))?;
