@@ -2,6 +2,8 @@
 //! interrupted.
 #![forbid(unsafe_code)]
 
+pub(crate) mod frozen;
+
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::pin::Pin;
