@@ -34,6 +34,7 @@ use tokio::runtime::Runtime;
 use crate::config::ManagerConfig;
 use crate::error::{Error, Result};
 use crate::manager::VesselStatus;
+use crate::manager::commit::{CommitOptions, CommitProgress, CommitReport};
 use crate::manager::create::CreateOptions;
 use crate::manager::images::{ImageImport, ImportProgress, ImportReport};
 use vesselrt_storage::{ImageRecord, VesselManifest};
@@ -205,6 +206,19 @@ impl Manager {
     /// As there.
     pub fn remove_image(&self, reference: &str) -> Result<()> {
         self.runtime.run(self.inner.remove_image(reference))
+    }
+
+    /// See [`crate::Manager::commit_vessel`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn commit_vessel(
+        &self,
+        id: &str,
+        options: CommitOptions,
+        progress: impl FnMut(CommitProgress) + Send + 'static,
+    ) -> Result<CommitReport> {
+        self.runtime.run(self.inner.commit_vessel(id, options, progress))
     }
 
     /// See [`crate::Manager::collect_garbage`].

@@ -43,6 +43,7 @@ mod vessel;
 
 pub use config::{Limits, ManagerConfig, OverlayDriver};
 pub use error::{Error, ErrorKind, Result};
+pub use manager::commit::{CommitOptions, CommitProgress, CommitReport, LayerCompression};
 pub use manager::create::CreateOptions;
 pub use manager::images::{ImageImport, ImportProgress, ImportReport};
 pub use manager::{Manager, VesselStatus};

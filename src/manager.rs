@@ -1,6 +1,7 @@
 //! [`Manager`]: makes, opens, lists and deletes the vessels of one store, and keeps its images.
 #![forbid(unsafe_code)]
 
+pub(crate) mod commit;
 pub(crate) mod create;
 mod delete;
 pub(crate) mod images;
@@ -24,6 +25,7 @@ use crate::error::{Error, Result};
 use crate::offload::{blocking, detached};
 use crate::store::Store;
 use crate::vessel::Vessel;
+use commit::{CommitOptions, CommitProgress, CommitReport};
 use create::CreateOptions;
 use images::{ImageImport, ImportProgress, ImportReport};
 
@@ -217,6 +219,26 @@ impl Manager {
     pub async fn remove_image(&self, reference: &str) -> Result<()> {
         let (inner, reference) = (Arc::clone(&self.inner), reference.to_owned());
         detached(async move { inner.remove_image(&reference).await }).await
+    }
+
+    /// Commits a vessel as an image: its base's layers, one per snapshot, and one of what is in no snapshot yet. The
+    /// configuration is the base's, with [`CommitOptions::changes`]. The result can be run, saved and pushed at once.
+    /// The same vessel gives the same digests again.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound) "vessel not found: …", "snapshot not found: …";
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) for a change that is not understood, and with all names
+    /// for files whose names begin with `.wh.`, which no OCI layer can hold;
+    /// [`Conflict`](crate::ErrorKind::Conflict) while a command runs, unless a snapshot is committed.
+    pub async fn commit_vessel(
+        &self,
+        id: &str,
+        options: CommitOptions,
+        progress: impl FnMut(CommitProgress) + Send + 'static,
+    ) -> Result<CommitReport> {
+        let (inner, id) = (Arc::clone(&self.inner), id.to_owned());
+        let progress = Arc::new(Mutex::new(progress));
+        detached(async move { commit::commit(inner, id, options, progress).await }).await
     }
 
     /// Removes what crashes left behind and what was deleted but not removed yet. Most of that is done in the background,

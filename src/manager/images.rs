@@ -90,7 +90,7 @@ impl ImageImport {
 
 type Progress = Box<dyn FnMut(ImportProgress) + Send>;
 
-fn parse_reference(text: &str) -> Result<Reference> {
+pub(super) fn parse_reference(text: &str) -> Result<Reference> {
     Reference::parse(text)
         .map_err(|e| Error::invalid(format!("invalid image reference: {text:?}")).with_source(e))
 }

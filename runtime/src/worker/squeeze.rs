@@ -135,7 +135,9 @@ mod tests {
     use std::io::Read;
 
     fn data() -> Vec<u8> {
-        (0..3 * BLOCK as u32 + 77).flat_map(|n| (n / 7).wrapping_mul(2_654_435_761).to_le_bytes()[..2].to_vec()).collect()
+        (0..3 * BLOCK as u32 + 77)
+            .flat_map(|n| (n / 7).wrapping_mul(2_654_435_761).to_le_bytes()[..2].to_vec())
+            .collect()
     }
 
     fn gzip(data: &[u8], threads: usize, step: usize) -> Vec<u8> {
