@@ -37,6 +37,7 @@ use crate::manager::VesselStatus;
 use crate::manager::commit::{CommitOptions, CommitProgress, CommitReport};
 use crate::manager::create::CreateOptions;
 use crate::manager::images::{ImageImport, ImportProgress, ImportReport};
+use crate::manager::save::SaveFormat;
 use vesselrt_storage::{ImageRecord, VesselManifest};
 
 /// The runtime of a manager and all that came from it.
@@ -219,6 +220,27 @@ impl Manager {
         progress: impl FnMut(CommitProgress) + Send + 'static,
     ) -> Result<CommitReport> {
         self.runtime.run(self.inner.commit_vessel(id, options, progress))
+    }
+
+    /// See [`crate::Manager::save_image`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn save_image(&self, reference: &str, format: SaveFormat, path: impl Into<PathBuf>) -> Result<()> {
+        self.runtime.run(self.inner.save_image(reference, format, path))
+    }
+
+    /// See [`crate::Manager::save_image_to`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn save_image_to(
+        &self,
+        reference: &str,
+        format: SaveFormat,
+        out: impl std::io::Write + Send + 'static,
+    ) -> Result<()> {
+        self.runtime.run(self.inner.save_image_to(reference, format, out))
     }
 
     /// See [`crate::Manager::collect_garbage`].

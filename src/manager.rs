@@ -7,6 +7,8 @@ mod delete;
 pub(crate) mod images;
 mod layers;
 pub(crate) mod open;
+mod parts;
+pub(crate) mod save;
 mod start;
 mod sweep;
 
@@ -28,6 +30,7 @@ use crate::vessel::Vessel;
 use commit::{CommitOptions, CommitProgress, CommitReport};
 use create::CreateOptions;
 use images::{ImageImport, ImportProgress, ImportReport};
+use save::SaveFormat;
 
 /// Makes, opens, lists and deletes the vessels of one store. Clones are handles on the same manager; any number of
 /// processes may have managers of the same store.
@@ -239,6 +242,36 @@ impl Manager {
         let (inner, id) = (Arc::clone(&self.inner), id.to_owned());
         let progress = Arc::new(Mutex::new(progress));
         detached(async move { commit::commit(inner, id, options, progress).await }).await
+    }
+
+    /// Saves an image to `path`, which is replaced as a whole if it is a file; a directory must be empty or not there.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound) "image not found: …";
+    /// [`AlreadyExists`](crate::ErrorKind::AlreadyExists) for a directory with something in it;
+    /// [`IntegrityViolation`](crate::ErrorKind::IntegrityViolation) for an image that is damaged.
+    pub async fn save_image(
+        &self,
+        reference: &str,
+        format: SaveFormat,
+        path: impl Into<std::path::PathBuf>,
+    ) -> Result<()> {
+        let (inner, reference, path) = (Arc::clone(&self.inner), reference.to_owned(), path.into());
+        save::save(inner, reference, format, path).await
+    }
+
+    /// [`Self::save_image`] to a stream, which is worth nothing after an error.
+    ///
+    /// # Errors
+    /// Those of [`Self::save_image`]; [`InvalidArgument`](crate::ErrorKind::InvalidArgument) for
+    /// [`SaveFormat::OciDir`].
+    pub async fn save_image_to(
+        &self,
+        reference: &str,
+        format: SaveFormat,
+        out: impl std::io::Write + Send + 'static,
+    ) -> Result<()> {
+        save::save_to(Arc::clone(&self.inner), reference.to_owned(), format, out).await
     }
 
     /// Removes what crashes left behind and what was deleted but not removed yet. Most of that is done in the background,

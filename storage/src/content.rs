@@ -151,7 +151,10 @@ impl ContentStore {
     }
 
     /// An unnamed scratch file in the store's file system, gone when it is closed.
-    pub(crate) fn scratch(&self) -> Result<File> {
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn scratch(&self) -> Result<File> {
         let opened = rustix::fs::openat(
             &self.ingest,
             ".",
