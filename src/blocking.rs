@@ -37,6 +37,7 @@ use crate::manager::VesselStatus;
 use crate::manager::commit::{CommitOptions, CommitProgress, CommitReport};
 use crate::manager::create::CreateOptions;
 use crate::manager::images::{ImageImport, ImportProgress, ImportReport};
+use crate::manager::prune::{ImageUsage, PruneReport, VerifyReport};
 use crate::manager::save::SaveFormat;
 use vesselrt_storage::{ImageRecord, VesselManifest};
 
@@ -241,6 +242,38 @@ impl Manager {
         out: impl std::io::Write + Send + 'static,
     ) -> Result<()> {
         self.runtime.run(self.inner.save_image_to(reference, format, out))
+    }
+
+    /// See [`crate::Manager::tag_image`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn tag_image(&self, source: &str, target: &str) -> Result<ImageRecord> {
+        self.runtime.run(self.inner.tag_image(source, target))
+    }
+
+    /// See [`crate::Manager::image_usage`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn image_usage(&self) -> Result<Vec<ImageUsage>> {
+        self.runtime.run(self.inner.image_usage())
+    }
+
+    /// See [`crate::Manager::prune_images`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn prune_images(&self, all: bool) -> Result<PruneReport> {
+        self.runtime.run(self.inner.prune_images(all))
+    }
+
+    /// See [`crate::Manager::verify_images`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn verify_images(&self, reference: Option<&str>) -> Result<VerifyReport> {
+        self.runtime.run(self.inner.verify_images(reference))
     }
 
     /// See [`crate::Manager::collect_garbage`].

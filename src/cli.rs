@@ -5,6 +5,7 @@
 //! environment.
 #![forbid(unsafe_code)]
 
+mod commit;
 mod completions;
 mod context;
 mod cp;
@@ -66,7 +67,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Import, list, show and remove images
+    /// Import, list, show, name, verify and remove images
     #[command(subcommand)]
     Image(image::Verb),
     /// Create a vessel from an image and print its id
@@ -94,6 +95,10 @@ enum Verb {
     /// Make, list, restore and remove snapshots
     #[command(subcommand)]
     Snapshot(snapshot::Verb),
+    /// Make an image of a vessel and print its reference
+    Commit(commit::Commit),
+    /// Write an image to a file for other tools
+    Save(commit::Save),
     /// Say what this host can and cannot do, and the remedy
     Doctor(doctor::Doctor),
     /// Show the main job on an image made of this host's own tools
@@ -136,6 +141,8 @@ async fn dispatch(verb: Verb, context: &Context) -> Outcome<ExitCode> {
         Verb::Cp(args) => cp::run(args, context).await?,
         Verb::Fs(verb) => fs::run(verb, context).await?,
         Verb::Snapshot(verb) => snapshot::run(verb, context).await?,
+        Verb::Commit(args) => commit::commit(args, context).await?,
+        Verb::Save(args) => commit::save(args, context).await?,
         Verb::Doctor(args) => return doctor::run(&args, context).await,
         Verb::Demo(args) => return demo::run(args, context).await,
         Verb::Completions(args) => completions::run(&args, context)?,

@@ -46,6 +46,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use manager::commit::{CommitOptions, CommitProgress, CommitReport, LayerCompression};
 pub use manager::create::CreateOptions;
 pub use manager::images::{ImageImport, ImportProgress, ImportReport};
+pub use manager::prune::{DamagedBlob, ImageUsage, PruneReport, VerifyReport};
 pub use manager::save::SaveFormat;
 pub use manager::{Manager, VesselStatus};
 pub use vessel::Vessel;

@@ -8,6 +8,7 @@ pub(crate) mod images;
 mod layers;
 pub(crate) mod open;
 mod parts;
+pub(crate) mod prune;
 pub(crate) mod save;
 mod start;
 mod sweep;
@@ -30,6 +31,7 @@ use crate::vessel::Vessel;
 use commit::{CommitOptions, CommitProgress, CommitReport};
 use create::CreateOptions;
 use images::{ImageImport, ImportProgress, ImportReport};
+use prune::{ImageUsage, PruneReport, VerifyReport};
 use save::SaveFormat;
 
 /// Makes, opens, lists and deletes the vessels of one store. Clones are handles on the same manager; any number of
@@ -272,6 +274,43 @@ impl Manager {
         out: impl std::io::Write + Send + 'static,
     ) -> Result<()> {
         save::save_to(Arc::clone(&self.inner), reference.to_owned(), format, out).await
+    }
+
+    /// Gives an image another name. A name that meant another image means this one from now on.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound) "image not found: …".
+    pub async fn tag_image(&self, source: &str, target: &str) -> Result<ImageRecord> {
+        Arc::clone(&self.inner).tag(source.to_owned(), target.to_owned()).await
+    }
+
+    /// All images that have a reference, with the bytes that are theirs alone and those they share.
+    ///
+    /// # Errors
+    /// Those of [`Self::list_images`].
+    pub async fn image_usage(&self) -> Result<Vec<ImageUsage>> {
+        let inner = Arc::clone(&self.inner);
+        blocking(move || inner.usage()).await
+    }
+
+    /// Removes what no image has any more; with `all`, also the images that no vessel is based on. What is being pulled,
+    /// committed or run is left alone.
+    ///
+    /// # Errors
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) while something is pulled or committed for longer than half a
+    /// minute.
+    pub async fn prune_images(&self, all: bool) -> Result<PruneReport> {
+        let inner = Arc::clone(&self.inner);
+        detached(async move { inner.prune(all).await }).await
+    }
+
+    /// Reads every blob of an image, or of all images, and says which are damaged.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound) "image not found: …".
+    pub async fn verify_images(&self, reference: Option<&str>) -> Result<VerifyReport> {
+        let (inner, reference) = (Arc::clone(&self.inner), reference.map(str::to_owned));
+        blocking(move || inner.verify(reference.as_deref()).map(|(report, _)| report)).await
     }
 
     /// Removes what crashes left behind and what was deleted but not removed yet. Most of that is done in the background,

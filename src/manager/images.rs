@@ -15,6 +15,7 @@ use vesselrt_storage::archive::{self, ArchiveKind, ImportLimits, ImportOptions};
 use vesselrt_storage::manifest::VesselManifest;
 use vesselrt_storage::{ByteStream, Digest, ImageRecord, Reference, StorageErrorKind};
 
+use super::prune::is_busy;
 use super::{ManagerInner, open};
 use crate::error::{Error, ErrorKind, Result};
 use crate::offload::blocking;
@@ -95,7 +96,7 @@ pub(super) fn parse_reference(text: &str) -> Result<Reference> {
         .map_err(|e| Error::invalid(format!("invalid image reference: {text:?}")).with_source(e))
 }
 
-fn not_known(image: &str) -> Error {
+pub(super) fn not_known(image: &str) -> Error {
     Error::not_found(format!("image not found: {image}"))
         .with_remedy(format!("vesselrt image import PATH --ref {image}"))
 }
@@ -336,15 +337,24 @@ impl ManagerInner {
         for reference in &going {
             self.content.untag(reference).map_err(failed)?;
         }
-        let bases = vessels.iter().map(|vessel| vessel.base_image_digest.clone());
-        let bases = bases.chain(self.local_states()?.into_iter().map(|state| state.image.digest));
-        let keep: Vec<Digest> = bases.filter_map(|digest| Digest::parse(&digest).ok()).collect();
-        self.content.prune_blobs(&keep).map_err(failed)?;
-        self.discard_unused_layers(&keep)
+        let keep = self.bases(vessels)?;
+        match self.content.prune_blobs(&keep) {
+            // Something is being pulled or committed: the next prune removes what nothing needs then.
+            Err(e) if is_busy(&e) => {}
+            pruned => _ = pruned.map_err(failed)?,
+        }
+        self.discard_unused_layers(&keep).map(drop)
     }
 
-    /// Unpacked layers that neither an image of the store nor one of `keep` has.
-    fn discard_unused_layers(&self, keep: &[Digest]) -> Result<()> {
+    /// The manifests that vessels are based on.
+    pub(super) fn bases(&self, vessels: &[VesselManifest]) -> Result<Vec<Digest>> {
+        let bases = vessels.iter().map(|vessel| vessel.base_image_digest.clone());
+        let bases = bases.chain(self.local_states()?.into_iter().map(|state| state.image.digest));
+        Ok(bases.filter_map(|digest| Digest::parse(&digest).ok()).collect())
+    }
+
+    /// Removes unpacked layers that neither an image of the store nor one of `keep` has, and says how many.
+    pub(super) fn discard_unused_layers(&self, keep: &[Digest]) -> Result<u64> {
         let mut images = self.list_images()?;
         for digest in keep {
             images.extend(self.find_image(&digest.to_string()).ok());
@@ -352,19 +362,21 @@ impl ManagerInner {
         let used: HashSet<&str> =
             images.iter().flat_map(|image| &image.layers).map(|layer| layer.chain_id.hex()).collect();
         let layers = self.store.image_layers.as_fd();
+        let mut discarded = 0;
         for name in dirs::names(layers)? {
             if !name.starts_with('.') && !used.contains(name.as_str()) {
                 self.store.discard(layers, &name)?;
+                discarded += 1;
             }
         }
-        Ok(())
+        Ok(discarded)
     }
 }
 
 /// Where an archive is in its staging directory.
 const ARCHIVE: &str = "archive";
 
-fn is_base(vessel: &VesselManifest, digest: &str, names: &[Reference]) -> bool {
+pub(super) fn is_base(vessel: &VesselManifest, digest: &str, names: &[Reference]) -> bool {
     if !vessel.base_image_digest.is_empty() {
         return vessel.base_image_digest == digest;
     }
