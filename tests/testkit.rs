@@ -9,6 +9,7 @@ pub(crate) mod image;
 pub(crate) mod leftovers;
 pub(crate) mod random;
 pub(crate) mod store;
+pub(crate) mod tools;
 pub(crate) mod tree;
 
 use std::future::Future;
