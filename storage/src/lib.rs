@@ -25,6 +25,7 @@ pub mod manifest;
 pub mod memory;
 mod pipe;
 pub mod reference;
+pub mod registry;
 pub mod verify;
 
 pub use backend::{ByteStream, Storage};
