@@ -13,6 +13,7 @@
 
 mod index;
 mod lock;
+mod partial;
 mod prune;
 
 use std::fs::File;
@@ -22,6 +23,7 @@ use std::path::{Path, PathBuf};
 pub use self::index::ImageEntry;
 pub use self::lock::Lease;
 use self::lock::Mode;
+pub(crate) use self::partial::{Claim, Partial};
 pub use self::prune::Pruned;
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::dir::Dir;

@@ -186,7 +186,7 @@ impl ContentStore {
 
     /// A descriptor for a manifest that no reference leads to: its type is what it calls itself, or OCI's.
     /// `None` if there is no such blob, or it is something else.
-    fn guess_descriptor(&self, digest: &Digest) -> Result<Option<Descriptor>> {
+    pub(crate) fn guess_descriptor(&self, digest: &Digest) -> Result<Option<Descriptor>> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct Typed {

@@ -52,6 +52,7 @@ impl ContentStore {
     pub fn prune_blobs(&self, keep: &[Digest]) -> Result<Pruned> {
         let _lock = lock(&self.root, BLOB_LOCK, Mode::Exclusive)?;
         sweep(&self.ingest)?;
+        self.sweep_partials()?;
         let index = self.read_index()?;
         let roots = index.manifests.into_iter().map(|entry| entry.digest);
         let used = self.mark(roots.chain(keep.iter().cloned()).collect())?;
