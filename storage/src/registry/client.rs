@@ -273,7 +273,16 @@ impl Client {
     /// [`RegistryError`], but not `NotFound`.
     pub async fn exists_blob(&self, repository: &Reference, blob: &Descriptor) -> Result<bool> {
         let place = self.origin(repository)?;
-        let call = place.call(Method::HEAD, "blobs", &blob.digest.to_string());
+        self.exists_at(&place, blob, place.wanted()).await
+    }
+
+    pub(super) async fn exists_at(
+        &self,
+        place: &Place,
+        blob: &Descriptor,
+        wanted: Wanted<'_>,
+    ) -> Result<bool> {
+        let call = Call { wanted, ..place.call(Method::HEAD, "blobs", &blob.digest.to_string()) };
         match self.transport.retrying(&place.endpoint, &call).await {
             Ok(_) => Ok(true),
             Err(RegistryError::NotFound { .. }) => Ok(false),

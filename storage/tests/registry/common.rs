@@ -156,7 +156,8 @@ impl Registry {
 
 /// Runs a program; its standard output.
 pub(crate) fn run(program: &str, args: &[&str]) -> String {
-    let out = Command::new("timeout").arg("120").arg(program).args(args).stdin(Stdio::null()).output().unwrap();
+    let out =
+        Command::new("timeout").arg("120").arg(program).args(args).stdin(Stdio::null()).output().unwrap();
     let (stdout, stderr) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
     assert!(out.status.success(), "{program} {args:?}: {stdout} {stderr}");
     stdout.into_owned()
@@ -180,7 +181,8 @@ pub(crate) fn layout(dir: &Path, layers: usize, size: usize) -> PathBuf {
     let config = crate::common::config(&layers.iter().map(|layer| layer.digest.clone()).collect::<Vec<_>>());
     let config = put("application/vnd.oci.image.config.v1+json", config.as_bytes());
     let kind = "application/vnd.oci.image.manifest.v1+json";
-    let manifest = serde_json::json!({"schemaVersion": 2, "mediaType": kind, "config": config, "layers": layers});
+    let manifest =
+        serde_json::json!({"schemaVersion": 2, "mediaType": kind, "config": config, "layers": layers});
     let mut entry = put(kind, &serde_json::to_vec(&manifest).unwrap());
     entry.annotations = Some([("org.opencontainers.image.ref.name".to_owned(), "latest".to_owned())].into());
     let index = serde_json::json!({"schemaVersion": 2, "manifests": [entry]});

@@ -3,4 +3,6 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stderr)]
 
 mod common;
+mod hostile;
+mod mock;
 mod real;

@@ -12,7 +12,8 @@ fn plain_registry(name: &str) -> Option<Registry> {
     }
     let registry = Registry::start("127.0.0.1", "", "");
     let source = layout(&registry.dir.path().join("layout"), 6, 300_000);
-    let (from, to) = (format!("oci:{}:latest", source.display()), format!("docker://{}/{name}:latest", registry.host));
+    let (from, to) =
+        (format!("oci:{}:latest", source.display()), format!("docker://{}/{name}:latest", registry.host));
     run("skopeo", &["copy", "-q", "--dest-tls-verify=false", &from, &to]);
     Some(registry)
 }
