@@ -38,6 +38,7 @@ use crate::manager::commit::{CommitOptions, CommitProgress, CommitReport};
 use crate::manager::create::CreateOptions;
 use crate::manager::images::{ImageImport, ImportProgress, ImportReport};
 use crate::manager::prune::{ImageUsage, PruneReport, VerifyReport};
+use crate::manager::pull::{PullOptions, PullProgress, PullReport};
 use crate::manager::save::SaveFormat;
 use vesselrt_storage::{ImageRecord, VesselManifest};
 
@@ -221,6 +222,18 @@ impl Manager {
         progress: impl FnMut(CommitProgress) + Send + 'static,
     ) -> Result<CommitReport> {
         self.runtime.run(self.inner.commit_vessel(id, options, progress))
+    }
+
+    /// See [`crate::Manager::pull_image`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn pull_image(
+        &self,
+        options: PullOptions,
+        progress: impl FnMut(PullProgress) + Send + 'static,
+    ) -> Result<PullReport> {
+        self.runtime.run(self.inner.pull_image(options, progress))
     }
 
     /// See [`crate::Manager::save_image`].

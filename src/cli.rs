@@ -17,6 +17,7 @@ mod fs;
 mod image;
 mod output;
 mod progress;
+mod registry;
 mod run;
 mod session;
 mod snapshot;
@@ -99,6 +100,8 @@ enum Verb {
     Commit(commit::Commit),
     /// Write an image to a file for other tools
     Save(commit::Save),
+    /// Pull an image from its registry and print its reference
+    Pull(registry::Pull),
     /// Say what this host can and cannot do, and the remedy
     Doctor(doctor::Doctor),
     /// Show the main job on an image made of this host's own tools
@@ -142,6 +145,7 @@ async fn dispatch(verb: Verb, context: &Context) -> Outcome<ExitCode> {
         Verb::Fs(verb) => fs::run(verb, context).await?,
         Verb::Snapshot(verb) => snapshot::run(verb, context).await?,
         Verb::Commit(args) => commit::commit(args, context).await?,
+        Verb::Pull(args) => registry::pull(args, context).await?,
         Verb::Save(args) => commit::save(args, context).await?,
         Verb::Doctor(args) => return doctor::run(&args, context).await,
         Verb::Demo(args) => return demo::run(args, context).await,

@@ -41,12 +41,13 @@ mod state;
 mod store;
 mod vessel;
 
-pub use config::{Limits, ManagerConfig, OverlayDriver};
+pub use config::{Limits, ManagerConfig, OverlayDriver, PullPolicy, Registries};
 pub use error::{Error, ErrorKind, Result};
 pub use manager::commit::{CommitOptions, CommitProgress, CommitReport, LayerCompression};
 pub use manager::create::CreateOptions;
 pub use manager::images::{ImageImport, ImportProgress, ImportReport};
 pub use manager::prune::{DamagedBlob, ImageUsage, PruneReport, VerifyReport};
+pub use manager::pull::{BlobState, PullOptions, PullProgress, PullReport};
 pub use manager::save::SaveFormat;
 pub use manager::{Manager, VesselStatus};
 pub use vessel::Vessel;
@@ -55,6 +56,7 @@ pub use vessel::file::{File, OpenOptions};
 pub use vessel::files::{DirEntry, FileInfo, FileType};
 pub use vessel::session::Running;
 pub use vesselrt_storage::manifest::{SnapshotManifest, VesselManifest};
+pub use vesselrt_storage::registry::{self, RegistryConfig};
 pub use vesselrt_storage::{
     ByteStream, CompressedStorage, Digest, IdGenerator, LocalStorage, Reference, Storage, StorageError,
     StorageErrorKind, UniqueIdGenerator,

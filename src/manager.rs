@@ -7,8 +7,12 @@ mod delete;
 pub(crate) mod images;
 mod layers;
 pub(crate) mod open;
+pub(crate) mod history;
 mod parts;
 pub(crate) mod prune;
+pub(crate) mod pull;
+pub(crate) mod push;
+mod remote;
 pub(crate) mod save;
 mod start;
 mod sweep;
@@ -20,6 +24,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use vesselrt_runtime::launch::{Launcher, host_mapping};
 use vesselrt_runtime::shim::protocol::Driver;
 use vesselrt_storage::manifest::VesselManifest;
+use vesselrt_storage::registry::Client;
 use vesselrt_storage::{CompressedStorage, Storage};
 use vesselrt_storage::{ContentStore, ImageRecord};
 
@@ -32,6 +37,7 @@ use commit::{CommitOptions, CommitProgress, CommitReport};
 use create::CreateOptions;
 use images::{ImageImport, ImportProgress, ImportReport};
 use prune::{ImageUsage, PruneReport, VerifyReport};
+use pull::{PullOptions, PullProgress, PullReport};
 use save::SaveFormat;
 
 /// Makes, opens, lists and deletes the vessels of one store. Clones are handles on the same manager; any number of
@@ -46,7 +52,9 @@ pub(crate) struct ManagerInner {
     pub(crate) config: ManagerConfig,
     pub(crate) store: Arc<Store>,
     pub(crate) storage: Arc<dyn Storage>,
-    pub(crate) content: ContentStore,
+    pub(crate) content: Arc<ContentStore>,
+    /// Made when a registry is first needed.
+    client: Mutex<Option<Client>>,
     launcher: Mutex<Option<Launcher>>,
     /// One lock per reference that is looked up, so that it is imported once.
     imports: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
@@ -246,6 +254,22 @@ impl Manager {
         detached(async move { commit::commit(inner, id, options, progress).await }).await
     }
 
+    /// Pulls an image from its registry, or finds that it is here already. Layers are unpacked as they come.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound), [`PermissionDenied`](crate::ErrorKind::PermissionDenied),
+    /// [`LimitExceeded`](crate::ErrorKind::LimitExceeded) by the registry;
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) when it is not reached;
+    /// [`IntegrityViolation`](crate::ErrorKind::IntegrityViolation) when it sends something else. What came by then is
+    /// used by the next pull.
+    pub async fn pull_image(
+        &self,
+        options: PullOptions,
+        progress: impl FnMut(PullProgress) + Send + 'static,
+    ) -> Result<PullReport> {
+        pull::pull(Arc::clone(&self.inner), options, Arc::new(Mutex::new(progress))).await
+    }
+
     /// Saves an image to `path`, which is replaced as a whole if it is a file; a directory must be empty or not there.
     ///
     /// # Errors
@@ -344,7 +368,7 @@ impl fmt::Debug for Manager {
 impl ManagerInner {
     fn open(config: ManagerConfig) -> Result<Self> {
         let store = Arc::new(Store::open(&config.root, || Ok(host_mapping()?))?);
-        let content = ContentStore::open(store.path("images"))?;
+        let content = Arc::new(ContentStore::open(store.path("images"))?);
         let storage = match &config.storage {
             Some(storage) => Arc::clone(storage),
             None => Arc::new(CompressedStorage::local(store.path("data"))?),
@@ -354,6 +378,7 @@ impl ManagerInner {
             store,
             storage,
             content,
+            client: Mutex::new(None),
             launcher: Mutex::new(None),
             imports: Mutex::default(),
             sweeper: tokio::sync::Mutex::default(),

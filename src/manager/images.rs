@@ -16,10 +16,13 @@ use vesselrt_storage::manifest::VesselManifest;
 use vesselrt_storage::{ByteStream, Digest, ImageRecord, Reference, StorageErrorKind};
 
 use super::prune::is_busy;
+use super::pull;
 use super::{ManagerInner, open};
+use crate::config::PullPolicy;
 use crate::error::{Error, ErrorKind, Result};
 use crate::offload::blocking;
 use crate::state::ImageState;
+use crate::store::lock::FileLock;
 use crate::store::{dirs, staged::Staged};
 
 /// How far an import is.
@@ -196,6 +199,33 @@ impl ManagerInner {
         entries.into_iter().map(record).collect()
     }
 
+    /// The image called `text`; where it comes from is `policy`'s business. While it is pulled, images can be removed.
+    pub(super) async fn obtain_image(
+        self: &Arc<Self>,
+        text: &str,
+        policy: PullPolicy,
+    ) -> Result<(FileLock, ImageRecord)> {
+        if policy == PullPolicy::Always && Digest::parse(text).is_err() {
+            let reference = parse_reference(text)?;
+            self.pull(&self.client()?, &reference, None, &pull::silent()).await?;
+        }
+        // What was pulled may be removed again before it is in use; not for ever.
+        for _ in 0..3 {
+            let own = Arc::clone(self);
+            let in_use = blocking(move || own.store.use_images()).await?;
+            match self.provide_image(text).await {
+                Err(e) if e.kind() == ErrorKind::NotFound && policy != PullPolicy::Never => {}
+                found => return Ok((in_use, found?)),
+            }
+            drop(in_use);
+            if Digest::parse(text).is_ok() {
+                break;
+            }
+            self.pull_missing(text, &pull::silent()).await?;
+        }
+        Err(not_known(text))
+    }
+
     /// The image called `text`, imported from the storage if it is not known. One import for all who ask at once.
     pub(super) async fn provide_image(self: &Arc<Self>, text: &str) -> Result<ImageRecord> {
         let name = Reference::parse(text).map_or_else(|_| text.to_owned(), |reference| reference.to_string());
@@ -268,11 +298,23 @@ impl ManagerInner {
                 return Ok(record);
             }
         }
-        let record = self.provide_image(reference).await.map_err(lost)?;
+        let record = match self.provide_image(reference).await {
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                self.pull_base(reference, digest).await.map_err(lost)?
+            }
+            record => record.map_err(lost)?,
+        };
         if digest.is_empty() || record.manifest_digest.to_string() == *digest {
             return Ok(record);
         }
         Err(lost(Error::integrity(format!("{reference} is another image now: {}", record.manifest_digest))))
+    }
+
+    /// A base that is gone, by its digest if that is known, from where its name says.
+    async fn pull_base(self: &Arc<Self>, reference: &str, digest: &str) -> Result<ImageRecord> {
+        let name = parse_reference(reference)?;
+        let pinned = if digest.is_empty() { name.to_string() } else { format!("{}@{digest}", name.name()) };
+        self.pull_missing(&pinned, &pull::silent()).await
     }
 
     /// Makes sure that the layers of a vessel's image are unpacked.

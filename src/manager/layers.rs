@@ -27,16 +27,26 @@ impl ManagerInner {
         record: &ImageRecord,
         progress: &mut dyn FnMut(ImportProgress),
     ) -> Result<Vec<String>> {
-        let mut worker = None;
+        self.unpack_layers(record, record.layers.len(), &mut None, progress)
+    }
+
+    /// [`Self::unpack_image`] of the lowest `count` layers, with a worker that is started when it is needed.
+    pub(super) fn unpack_layers(
+        &self,
+        record: &ImageRecord,
+        count: usize,
+        worker: &mut Option<Worker>,
+        progress: &mut dyn FnMut(ImportProgress),
+    ) -> Result<Vec<String>> {
         let mut warnings = Vec::new();
         let mut below: Vec<String> = Vec::new();
-        for (index, layer) in record.layers.iter().enumerate() {
+        for (index, layer) in record.layers.iter().take(count).enumerate() {
             let chain = sha256_hex(&layer.chain_id)?.to_owned();
             if !dirs::exists(self.store.image_layers.as_fd(), &chain)? {
                 let (layers, total) = (record.layers.len(), layer.size);
                 let mut tell =
                     |bytes| progress(ImportProgress::Unpacking { layer: index + 1, layers, bytes, total });
-                let worker = match &mut worker {
+                let worker = match &mut *worker {
                     Some(worker) => worker,
                     none => none.insert(self.launcher()?.worker()?),
                 };

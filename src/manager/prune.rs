@@ -137,7 +137,10 @@ impl ManagerInner {
             else {
                 continue;
             };
-            let digest = entry.manifest_digest.to_string();
+            // A name may lead to an index; a vessel is based on the manifest.
+            let digest =
+                entry.record.as_ref().map_or(&entry.manifest_digest, |record| &record.manifest_digest);
+            let digest = digest.to_string();
             let names = std::slice::from_ref(&reference);
             let used = vessels.iter().any(|vessel| is_base(vessel, &digest, names))
                 || states.iter().any(|state| state.image.digest == digest);

@@ -178,6 +178,17 @@ impl ContentStore {
         }
     }
 
+    /// Removes a blob, whatever leads to it: one that is damaged, so that it can be stored again, or one that was only
+    /// passing through. False if there is none.
+    ///
+    /// # Errors
+    /// `Unsupported` for a digest that is not SHA-256; `Io`.
+    pub fn remove_blob(&self, digest: &Digest) -> Result<bool> {
+        let removed = self.blobs.remove_file(file_name(digest)?)?;
+        self.blobs.sync()?;
+        Ok(removed)
+    }
+
     /// Where a blob is, for messages.
     fn blob_path(&self, digest: &Digest) -> PathBuf {
         self.blobs.path_of(digest.hex())
