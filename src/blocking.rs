@@ -39,7 +39,9 @@ use crate::manager::create::CreateOptions;
 use crate::manager::images::{ImageImport, ImportProgress, ImportReport};
 use crate::manager::prune::{ImageUsage, PruneReport, VerifyReport};
 use crate::manager::pull::{PullOptions, PullProgress, PullReport};
+use crate::manager::push::{PushProgress, PushReport};
 use crate::manager::save::SaveFormat;
+use vesselrt_storage::registry::Kept as CredentialsKept;
 use vesselrt_storage::{ImageRecord, VesselManifest};
 
 /// The runtime of a manager and all that came from it.
@@ -236,6 +238,62 @@ impl Manager {
         self.runtime.run(self.inner.pull_image(options, progress))
     }
 
+    /// See [`crate::Manager::push_image`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn push_image(
+        &self,
+        reference: &str,
+        target: Option<&str>,
+        progress: impl FnMut(PushProgress) + Send + 'static,
+    ) -> Result<PushReport> {
+        self.runtime.run(self.inner.push_image(reference, target, progress))
+    }
+
+    /// See [`crate::Manager::push_snapshots`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn push_snapshots(
+        &self,
+        id: &str,
+        reference: &str,
+        with_base: bool,
+        progress: impl FnMut(PushProgress) + Send + 'static,
+    ) -> Result<PushReport> {
+        self.runtime.run(self.inner.push_snapshots(id, reference, with_base, progress))
+    }
+
+    /// See [`crate::Manager::pull_snapshots`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn pull_snapshots(
+        &self,
+        reference: &str,
+        id: Option<&str>,
+        progress: impl FnMut(PullProgress) + Send + 'static,
+    ) -> Result<VesselManifest> {
+        self.runtime.run(self.inner.pull_snapshots(reference, id, progress))
+    }
+
+    /// See [`crate::Manager::login`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn login(&self, host: &str, user: &str, password: &str) -> Result<CredentialsKept> {
+        self.runtime.run(self.inner.login(host, user, password))
+    }
+
+    /// See [`crate::Manager::logout`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn logout(&self, host: &str) -> Result<bool> {
+        self.runtime.run(self.inner.logout(host))
+    }
+
     /// See [`crate::Manager::save_image`].
     ///
     /// # Errors
@@ -285,8 +343,8 @@ impl Manager {
     ///
     /// # Errors
     /// As there.
-    pub fn verify_images(&self, reference: Option<&str>) -> Result<VerifyReport> {
-        self.runtime.run(self.inner.verify_images(reference))
+    pub fn verify_images(&self, reference: Option<&str>, repair: bool) -> Result<VerifyReport> {
+        self.runtime.run(self.inner.verify_images(reference, repair))
     }
 
     /// See [`crate::Manager::collect_garbage`].

@@ -102,6 +102,12 @@ enum Verb {
     Save(commit::Save),
     /// Pull an image from its registry and print its reference
     Pull(registry::Pull),
+    /// Push an image to its registry and print the reference with the digest
+    Push(registry::Push),
+    /// Log in to a registry
+    Login(registry::Login),
+    /// Log out of a registry
+    Logout(registry::Logout),
     /// Say what this host can and cannot do, and the remedy
     Doctor(doctor::Doctor),
     /// Show the main job on an image made of this host's own tools
@@ -145,6 +151,9 @@ async fn dispatch(verb: Verb, context: &Context) -> Outcome<ExitCode> {
         Verb::Fs(verb) => fs::run(verb, context).await?,
         Verb::Snapshot(verb) => snapshot::run(verb, context).await?,
         Verb::Commit(args) => commit::commit(args, context).await?,
+        Verb::Push(args) => registry::push(args, context).await?,
+        Verb::Login(args) => registry::login(args, context).await?,
+        Verb::Logout(args) => registry::logout(args, context).await?,
         Verb::Pull(args) => registry::pull(args, context).await?,
         Verb::Save(args) => commit::save(args, context).await?,
         Verb::Doctor(args) => return doctor::run(&args, context).await,

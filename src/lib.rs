@@ -48,6 +48,7 @@ pub use manager::create::CreateOptions;
 pub use manager::images::{ImageImport, ImportProgress, ImportReport};
 pub use manager::prune::{DamagedBlob, ImageUsage, PruneReport, VerifyReport};
 pub use manager::pull::{BlobState, PullOptions, PullProgress, PullReport};
+pub use manager::push::{PushProgress, PushReport, PushState};
 pub use manager::save::SaveFormat;
 pub use manager::{Manager, VesselStatus};
 pub use vessel::Vessel;
@@ -56,7 +57,7 @@ pub use vessel::file::{File, OpenOptions};
 pub use vessel::files::{DirEntry, FileInfo, FileType};
 pub use vessel::session::Running;
 pub use vesselrt_storage::manifest::{SnapshotManifest, VesselManifest};
-pub use vesselrt_storage::registry::{self, RegistryConfig};
+pub use vesselrt_storage::registry::{self, Kept as CredentialsKept, RegistryConfig};
 pub use vesselrt_storage::{
     ByteStream, CompressedStorage, Digest, IdGenerator, LocalStorage, Reference, Storage, StorageError,
     StorageErrorKind, UniqueIdGenerator,

@@ -4,10 +4,10 @@
 pub(crate) mod commit;
 pub(crate) mod create;
 mod delete;
+pub(crate) mod history;
 pub(crate) mod images;
 mod layers;
 pub(crate) mod open;
-pub(crate) mod history;
 mod parts;
 pub(crate) mod prune;
 pub(crate) mod pull;
@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use vesselrt_runtime::launch::{Launcher, host_mapping};
 use vesselrt_runtime::shim::protocol::Driver;
 use vesselrt_storage::manifest::VesselManifest;
-use vesselrt_storage::registry::Client;
+use vesselrt_storage::registry::{Client, Kept as CredentialsKept};
 use vesselrt_storage::{CompressedStorage, Storage};
 use vesselrt_storage::{ContentStore, ImageRecord};
 
@@ -38,6 +38,7 @@ use create::CreateOptions;
 use images::{ImageImport, ImportProgress, ImportReport};
 use prune::{ImageUsage, PruneReport, VerifyReport};
 use pull::{PullOptions, PullProgress, PullReport};
+use push::{PushProgress, PushReport};
 use save::SaveFormat;
 
 /// Makes, opens, lists and deletes the vessels of one store. Clones are handles on the same manager; any number of
@@ -270,6 +271,73 @@ impl Manager {
         pull::pull(Arc::clone(&self.inner), options, Arc::new(Mutex::new(progress))).await
     }
 
+    /// Pushes an image to its registry, or under the name `target`: only what the registry lacks, taken over from other
+    /// repositories there where that is possible.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound) "image not found: …";
+    /// [`PermissionDenied`](crate::ErrorKind::PermissionDenied) by the registry;
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) when it is not reached.
+    pub async fn push_image(
+        &self,
+        reference: &str,
+        target: Option<&str>,
+        progress: impl FnMut(PushProgress) + Send + 'static,
+    ) -> Result<PushReport> {
+        let (inner, reference, target) =
+            (Arc::clone(&self.inner), reference.to_owned(), target.map(str::to_owned));
+        push::push(inner, reference, target, Arc::new(Mutex::new(progress))).await
+    }
+
+    /// Pushes a vessel's manifest and all its snapshots as OCI artifacts under the tag `reference`; with `with_base` its
+    /// image too. What is in no snapshot is not pushed.
+    ///
+    /// # Errors
+    /// Those of [`Self::push_image`]; [`NotFound`](crate::ErrorKind::NotFound) "vessel not found: …".
+    pub async fn push_snapshots(
+        &self,
+        id: &str,
+        reference: &str,
+        with_base: bool,
+        progress: impl FnMut(PushProgress) + Send + 'static,
+    ) -> Result<PushReport> {
+        let (inner, id, reference) = (Arc::clone(&self.inner), id.to_owned(), reference.to_owned());
+        history::push(inner, id, reference, with_base, Arc::new(Mutex::new(progress))).await
+    }
+
+    /// Makes a vessel of what [`Self::push_snapshots`] pushed, with its own id or with `id`: every archive is verified
+    /// before it exists. Snapshots whose ids are taken here get new ones.
+    ///
+    /// # Errors
+    /// Those of [`Self::pull_image`]; [`AlreadyExists`](crate::ErrorKind::AlreadyExists) for an id that is taken;
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) for a reference that leads to something else.
+    pub async fn pull_snapshots(
+        &self,
+        reference: &str,
+        id: Option<&str>,
+        progress: impl FnMut(PullProgress) + Send + 'static,
+    ) -> Result<VesselManifest> {
+        let (inner, reference, id) = (Arc::clone(&self.inner), reference.to_owned(), id.map(str::to_owned));
+        history::take::pull(inner, reference, id, Arc::new(Mutex::new(progress))).await
+    }
+
+    /// Checks a user's password (or token) against a registry and keeps it where podman does, or with the credential
+    /// helper of its settings.
+    ///
+    /// # Errors
+    /// [`PermissionDenied`](crate::ErrorKind::PermissionDenied) when the registry does not accept it.
+    pub async fn login(&self, host: &str, user: &str, password: &str) -> Result<CredentialsKept> {
+        self.inner.login(host, user, password).await
+    }
+
+    /// Forgets what [`Self::login`] kept. False if there was nothing.
+    ///
+    /// # Errors
+    /// Those of the file or the helper.
+    pub async fn logout(&self, host: &str) -> Result<bool> {
+        self.inner.logout(host).await
+    }
+
     /// Saves an image to `path`, which is replaced as a whole if it is a file; a directory must be empty or not there.
     ///
     /// # Errors
@@ -328,13 +396,15 @@ impl Manager {
         detached(async move { inner.prune(all).await }).await
     }
 
-    /// Reads every blob of an image, or of all images, and says which are damaged.
+    /// Reads every blob of an image, or of all images, and says which are damaged. With `repair` those are had again from
+    /// the registry of an image that has them.
     ///
     /// # Errors
-    /// [`NotFound`](crate::ErrorKind::NotFound) "image not found: …".
-    pub async fn verify_images(&self, reference: Option<&str>) -> Result<VerifyReport> {
+    /// [`NotFound`](crate::ErrorKind::NotFound) "image not found: …". That something cannot be repaired is no error:
+    /// [`VerifyReport::repaired`] lacks it.
+    pub async fn verify_images(&self, reference: Option<&str>, repair: bool) -> Result<VerifyReport> {
         let (inner, reference) = (Arc::clone(&self.inner), reference.map(str::to_owned));
-        blocking(move || inner.verify(reference.as_deref()).map(|(report, _)| report)).await
+        detached(async move { inner.verify_and_repair(reference, repair).await }).await
     }
 
     /// Removes what crashes left behind and what was deleted but not removed yet. Most of that is done in the background,

@@ -163,18 +163,18 @@ async fn a_failed_save_leaves_nothing_and_replaces_nothing(store: &Store) {
 async fn a_damaged_image_is_found_and_not_saved(store: &Store) {
     let manager = store.stocked().await;
     let image = manager.inspect_image(BASE).await.unwrap();
-    assert!(manager.verify_images(None).await.unwrap().damaged.is_empty());
+    assert!(manager.verify_images(None, false).await.unwrap().damaged.is_empty());
     for digest in [&image.layers[0].digest, &image.config_digest, &image.manifest_digest] {
         let path = store.root().join("images/blobs/sha256").join(digest.hex());
         let good = fs::read(&path).unwrap();
         let mut bad = good.clone();
         bad[100] ^= 1;
         fs::write(&path, bad).unwrap();
-        let report = manager.verify_images(Some(BASE)).await.unwrap();
+        let report = manager.verify_images(Some(BASE), false).await.unwrap();
         assert_eq!(report.damaged.iter().map(|blob| &blob.digest).collect::<Vec<_>>(), [digest]);
         fs::write(&path, good).unwrap();
     }
-    fails(manager.verify_images(Some("none")).await, &ErrorKind::NotFound);
+    fails(manager.verify_images(Some("none"), false).await, &ErrorKind::NotFound);
     let output = store.cli(&["image", "verify", BASE]).output().unwrap();
     assert!(output.status.success(), "{output:?}");
 }

@@ -1,12 +1,14 @@
-//! `pull`, and what all transfers show while they run.
+//! `pull`, `push`, `login`, `logout`, and what all transfers show while they run.
 #![forbid(unsafe_code)]
 
+mod login;
 mod transfers;
 
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
-use vesselrt::{BlobState, PullOptions, PullPolicy, PullProgress};
+use vesselrt::{BlobState, PullOptions, PullPolicy, PullProgress, PushProgress, PushReport, PushState};
 
+pub(super) use self::login::{Login, Logout, login, logout};
 pub(super) use self::transfers::Transfers;
 use super::{Context, Outcome};
 
@@ -30,6 +32,25 @@ pub(super) struct Pull {
     /// Which image, if there are several: os/architecture[/variant] [default: this host's]
     #[arg(long, value_name = "PLATFORM")]
     platform: Option<String>,
+}
+
+const PUSH_EXAMPLES: &str = "\
+Only what the registry lacks is sent.
+
+Examples:
+  vesselrt push registry.example.org/team/app:1
+  vesselrt push app:1 registry.example.org/team/app:1";
+
+/// Arguments of `push`.
+#[derive(Debug, Args)]
+#[command(after_long_help = PUSH_EXAMPLES)]
+pub(super) struct Push {
+    /// Reference or digest of the image
+    #[arg(value_name = "REF")]
+    reference: String,
+    /// Where to push it [default: where its reference says]
+    #[arg(value_name = "DEST")]
+    target: Option<String>,
 }
 
 /// When `create` and `run` pull.
@@ -74,6 +95,37 @@ pub(super) async fn pull(args: Pull, context: &Context) -> Outcome {
     context.print_line(&super::image::name(&report.image))
 }
 
+/// Prints the reference with the digest.
+pub(super) async fn push(args: Push, context: &Context) -> Outcome {
+    let manager = context.manager().await?;
+    let transfers = Transfers::new(context);
+    let shown = transfers.clone();
+    let tell = move |at: PushProgress| shown.push(&at);
+    let report = manager.push_image(&args.reference, args.target.as_deref(), tell).await?;
+    transfers.end();
+    pushed(&report, context)
+}
+
+/// Tells what came of a push.
+pub(super) fn pushed(report: &PushReport, context: &Context) -> Outcome {
+    if context.json {
+        let done = json!({
+            "event": "done",
+            "reference": report.reference,
+            "digest": report.digest.to_string(),
+            "uploaded": report.uploaded,
+            "uploadedBytes": report.uploaded_bytes,
+            "mounted": report.mounted,
+            "existing": report.existing,
+        });
+        return context.print_line(&done.to_string());
+    }
+    let (uploaded, bytes) = (report.uploaded, super::human_size(report.uploaded_bytes));
+    let (mounted, existing) = (report.mounted, report.existing);
+    context.note(&format!("{uploaded} blobs sent ({bytes}), {mounted} mounted, {existing} were there"));
+    context.print_line(&format!("{}@{}", report.reference, report.digest))
+}
+
 /// What happens to a blob, in a word, and how far it is.
 struct At {
     word: &'static str,
@@ -115,5 +167,17 @@ impl Transfers {
             }
             _ => {}
         }
+    }
+
+    /// Shows how far a push is.
+    pub(super) fn push(&self, at: &PushProgress) {
+        let (word, done) = match at.state {
+            PushState::Exists => ("exists", at.size),
+            PushState::Mounted => ("mounted", at.size),
+            PushState::Uploading { done } => ("uploading", done),
+            PushState::Uploaded => ("uploaded", at.size),
+            _ => ("busy", 0),
+        };
+        self.blob(&at.digest.to_string(), word, Some((done, at.size)), None);
     }
 }

@@ -145,10 +145,7 @@ fn pinned(reference: &Reference, digest: &Digest) -> Result<Reference> {
 }
 
 /// The archive of a snapshot as tar+zstd, verified, in a file without a name. The same archive, the same bytes.
-async fn compress(
-    manager: &Arc<ManagerInner>,
-    snapshot: &SnapshotManifest,
-) -> Result<(File, Digest, u64)> {
+async fn compress(manager: &Arc<ManagerInner>, snapshot: &SnapshotManifest) -> Result<(File, Digest, u64)> {
     let (vessel, id) = (&snapshot.vessel_id, &snapshot.id);
     let archive = manager
         .storage

@@ -1,7 +1,7 @@
 //! What images take, whether they are whole, and removing what nothing needs.
 #![forbid(unsafe_code)]
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use vesselrt_storage::{Digest, ImageRecord, Reference, StorageErrorKind};
 
 use super::images::{is_base, not_known, parse_reference};
 use super::{ManagerInner, open};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::offload::blocking;
 
 /// An image, and what it takes in the store.
@@ -155,31 +155,93 @@ impl ManagerInner {
         self.content.list().map_err(|e| Error::storage("failed to list the images", e))
     }
 
+    pub(super) async fn verify_and_repair(
+        self: Arc<Self>,
+        reference: Option<String>,
+        repair: bool,
+    ) -> Result<VerifyReport> {
+        let (own, name) = (Arc::clone(&self), reference.clone());
+        let mut report = blocking(move || own.verify(name.as_deref())).await?;
+        if !repair || report.damaged.is_empty() {
+            return Ok(report);
+        }
+        self.repair(&report.damaged).await?;
+        let after = blocking(move || self.verify(reference.as_deref())).await?;
+        let mended = |blob: &&DamagedBlob| !after.damaged.iter().any(|left| left.digest == blob.digest);
+        report.repaired = report.damaged.iter().filter(mended).map(|blob| blob.digest.clone()).collect();
+        Ok(report)
+    }
+
+    /// Has damaged blobs again from the registries that their images' names say. What cannot be reached stays as it is.
+    async fn repair(self: &Arc<Self>, damaged: &[DamagedBlob]) -> Result<()> {
+        let own = Arc::clone(self);
+        let _lease = blocking(move || Ok(own.content.lease()?)).await?;
+        let client = self.client()?;
+        let own = Arc::clone(self);
+        for entry in blocking(move || own.entries()).await? {
+            let parsed = entry.reference.as_deref().and_then(|name| Reference::parse(name).ok());
+            let Some(name) = parsed.filter(|_| concerns(&entry, damaged)) else { continue };
+            let pinned = parse_reference(&format!("{}@{}", name.name(), entry.manifest_digest))?;
+            // What is damaged is better than nothing, so that it goes only when there is something better.
+            if !matches!(client.head(&pinned).await, Ok(Some(_))) {
+                continue;
+            }
+            let (own, gone) = (Arc::clone(self), damaged.to_vec());
+            blocking(move || {
+                gone.iter().try_for_each(|blob| own.content.remove_blob(&blob.digest).map(drop))?;
+                Ok(())
+            })
+            .await?;
+            // Whether that helped is what the next look says.
+            let _ = self.fetch(&client, &pinned, None, &super::pull::silent()).await;
+        }
+        Ok(())
+    }
+
     /// Reads every blob of one image, or of all.
-    pub(super) fn verify(&self, reference: Option<&str>) -> Result<(VerifyReport, Vec<Digest>)> {
+    fn verify(&self, reference: Option<&str>) -> Result<VerifyReport> {
         let _in_use = self.store.use_images()?;
-        let manifests = self.manifests(reference)?;
         let mut report = VerifyReport::default();
-        let mut seen = std::collections::HashSet::new();
-        for digest in &manifests {
-            match self.parts(digest) {
-                Ok(parts) => {
-                    let blobs = [&parts.descriptor].into_iter().chain(parts.blobs());
-                    for blob in blobs.filter(|blob| seen.insert(blob.digest.clone())) {
-                        self.verify_blob(&blob.digest, blob.size, &mut report)?;
+        let mut seen = HashSet::new();
+        for root in self.roots(reference)? {
+            match self.documents(&root) {
+                Ok(blobs) => {
+                    for (digest, size) in blobs.into_iter().filter(|(digest, _)| seen.insert(digest.clone()))
+                    {
+                        self.verify_blob(&digest, size, &mut report)?;
                     }
                 }
                 Err(error) if is_damage(&error) => {
-                    report.damaged.push(DamagedBlob { digest: digest.clone(), reason: error.chain() });
+                    if seen.insert(root.clone()) {
+                        report.damaged.push(DamagedBlob { digest: root, reason: error.chain() });
+                    }
                 }
                 Err(error) => return Err(error),
             }
         }
-        Ok((report, manifests))
+        Ok(report)
     }
 
-    /// The manifests of one image, or of all. Not by way of records, which damaged images do not have.
-    fn manifests(&self, reference: Option<&str>) -> Result<Vec<Digest>> {
+    /// Everything that is here of what `root` leads to: of an index, the images that this store has.
+    fn documents(&self, root: &Digest) -> Result<Vec<(Digest, u64)>> {
+        let (_, size) = self.content.open_blob(root)?;
+        let mut blobs = vec![(root.clone(), size)];
+        let parts = match self.parts(root) {
+            // An index: which of its images is here is known by way of the record only.
+            Err(e) if e.kind() == ErrorKind::InvalidArgument => {
+                let image = self.content.resolve_digest(root)?.ok_or_else(|| not_known(&root.to_string()))?;
+                self.parts(&image.manifest_digest)?
+            }
+            parts => parts?,
+        };
+        blobs.extend(
+            [&parts.descriptor].into_iter().chain(parts.blobs()).map(|blob| (blob.digest.clone(), blob.size)),
+        );
+        Ok(blobs)
+    }
+
+    /// What the names of one image, or all names, lead to. Not by way of records, which damaged images do not have.
+    fn roots(&self, reference: Option<&str>) -> Result<Vec<Digest>> {
         let Some(text) = reference else {
             let mut all: Vec<Digest> =
                 self.entries()?.into_iter().map(|entry| entry.manifest_digest).collect();
@@ -213,9 +275,16 @@ impl ManagerInner {
     }
 }
 
+/// Whether one of the damaged blobs may be this image's.
+fn concerns(entry: &ImageEntry, damaged: &[DamagedBlob]) -> bool {
+    let Ok(image) = &entry.record else { return true };
+    let layers = image.layers.iter().map(|layer| &layer.digest);
+    let documents = [&entry.manifest_digest, &image.manifest_digest, &image.config_digest];
+    layers.chain(documents).any(|digest| damaged.iter().any(|blob| blob.digest == *digest))
+}
+
 /// Not there, or not as it must be; other errors say nothing about the blob.
 fn is_damage(error: &Error) -> bool {
-    use crate::error::ErrorKind;
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::IntegrityViolation)
 }
 

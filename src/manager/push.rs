@@ -103,7 +103,11 @@ pub(super) async fn push(
 }
 
 impl Pusher {
-    pub(super) async fn new(manager: Arc<ManagerInner>, target: Reference, progress: Progress) -> Result<Self> {
+    pub(super) async fn new(
+        manager: Arc<ManagerInner>,
+        target: Reference,
+        progress: Progress,
+    ) -> Result<Self> {
         let client = manager.client()?;
         let (own, to) = (Arc::clone(&manager), target.clone());
         let sources = blocking(move || own.known_sources(&to)).await?;
@@ -143,7 +147,8 @@ impl Pusher {
             tasks.spawn(async move { own.stored_blob(&blob).await.map(|state| (state, blob.size)) });
         }
         while let Some(done) = tasks.join_next().await {
-            let (state, size) = done.map_err(|e| Error::internal("a task that pushes died").with_source(e))??;
+            let (state, size) =
+                done.map_err(|e| Error::internal("a task that pushes died").with_source(e))??;
             report.count(state, size);
         }
         Ok(())
@@ -164,7 +169,10 @@ impl Pusher {
         let (manager, digest) = (Arc::clone(&self.manager), blob.digest.clone());
         let (file, size) = blocking(move || Ok(manager.content.open_blob(&digest)?)).await?;
         if size != blob.size {
-            return Err(Error::integrity(format!("blob {} has {size} bytes and not {}", blob.digest, blob.size)));
+            return Err(Error::integrity(format!(
+                "blob {} has {size} bytes and not {}",
+                blob.digest, blob.size
+            )));
         }
         self.upload(blob, BlobSource::File(Arc::new(file)), session).await
     }
@@ -222,20 +230,35 @@ impl Pusher {
         Ok(())
     }
 
-    pub(super) async fn manifest(&self, target: &Reference, descriptor: &Descriptor, bytes: &[u8]) -> Result<()> {
+    pub(super) async fn manifest(
+        &self,
+        target: &Reference,
+        descriptor: &Descriptor,
+        bytes: &[u8],
+    ) -> Result<()> {
         let sent = self.client.put_manifest(target, &descriptor.media_type, bytes.to_vec().into()).await;
         let digest = sent.map_err(self.failed())?;
         if digest == descriptor.digest {
             return Ok(());
         }
-        Err(Error::integrity(format!("{target} is {digest} now, and not what was sent: {}", descriptor.digest)))
+        Err(Error::integrity(format!(
+            "{target} is {digest} now, and not what was sent: {}",
+            descriptor.digest
+        )))
     }
 }
 
 impl PushReport {
     pub(super) fn new(target: &Reference) -> Self {
         let digest = Digest::sha256(b"");
-        Self { reference: target.to_string(), digest, uploaded: 0, uploaded_bytes: 0, mounted: 0, existing: 0 }
+        Self {
+            reference: target.to_string(),
+            digest,
+            uploaded: 0,
+            uploaded_bytes: 0,
+            mounted: 0,
+            existing: 0,
+        }
     }
 
     pub(super) fn count(&mut self, state: PushState, size: u64) {
@@ -257,7 +280,9 @@ impl ManagerInner {
         let mut seen = HashSet::new();
         // A damaged image does not keep others from being pushed.
         for image in self.content.list()?.into_iter().filter_map(|entry| entry.record.ok()) {
-            let Some(name) = image.reference.as_deref().and_then(|name| Reference::parse(name).ok()) else { continue };
+            let Some(name) = image.reference.as_deref().and_then(|name| Reference::parse(name).ok()) else {
+                continue;
+            };
             if name.domain() != target.domain() || name.path() == target.path() || !seen.insert(name.name()) {
                 continue;
             }

@@ -3,7 +3,7 @@
 
 use std::sync::PoisonError;
 
-use vesselrt_storage::registry::{Client, ClientOptions, RegistryConfig};
+use vesselrt_storage::registry::{self, Client, ClientOptions, Credential, Kept, RegistryConfig};
 
 use super::ManagerInner;
 use crate::config::Registries;
@@ -24,6 +24,24 @@ impl ManagerInner {
     pub(super) fn impatient_client(&self) -> Result<Client> {
         let options = ClientOptions { retries: 2, ..ClientOptions::default() };
         Ok(Client::new(self.registries()?, options))
+    }
+
+    pub(super) async fn login(&self, host: &str, user: &str, password: &str) -> Result<Kept> {
+        let (client, config) = (self.client()?, self.registries()?);
+        let kept = registry::login(&client, &config, host, Credential::password(user, password)).await;
+        self.forget_client();
+        kept.map_err(|e| Error::registry(format!("failed to log in to {host}"), e))
+    }
+
+    pub(super) async fn logout(&self, host: &str) -> Result<bool> {
+        let gone = registry::logout(&self.registries()?, host).await;
+        self.forget_client();
+        gone.map_err(|e| Error::registry(format!("failed to log out of {host}"), e))
+    }
+
+    /// The next one looks for credentials again.
+    fn forget_client(&self) {
+        *self.client.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     fn registries(&self) -> Result<RegistryConfig> {

@@ -37,9 +37,12 @@ pub(crate) struct Prune {
     after_long_help = "Reads every blob and compares it with its digest. Exit code 125 when something is damaged."
 )]
 pub(crate) struct Verify {
-    /// References or digests of images [default: all]
+    /// Reference or digest of the image [default: all]
     #[arg(value_name = "REF")]
     reference: Option<String>,
+    /// Have what is damaged again from the registry
+    #[arg(long)]
+    repair: bool,
 }
 
 pub(crate) async fn tag(args: &Tag, context: &Context) -> Outcome {
@@ -67,7 +70,7 @@ pub(crate) async fn prune(args: &Prune, context: &Context) -> Outcome {
 }
 
 pub(crate) async fn verify(args: &Verify, context: &Context) -> Outcome {
-    let report = context.manager().await?.verify_images(args.reference.as_deref()).await?;
+    let report = context.manager().await?.verify_images(args.reference.as_deref(), args.repair).await?;
     tell(&report, context)
 }
 

@@ -268,7 +268,9 @@ mod tests {
         let artifacts: Vec<Document> = manifest
             .snapshots
             .iter()
-            .map(|s| snapshot(&snapshot_config(s).unwrap().descriptor, archive(Digest::sha256(b"a"), 1)).unwrap())
+            .map(|s| {
+                snapshot(&snapshot_config(s).unwrap().descriptor, archive(Digest::sha256(b"a"), 1)).unwrap()
+            })
             .collect();
         let entries: Vec<Descriptor> = artifacts.iter().map(|artifact| artifact.descriptor.clone()).collect();
         let index = index(&manifest, &vessel.descriptor, None, &entries).unwrap();

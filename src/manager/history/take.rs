@@ -233,13 +233,15 @@ impl ManagerInner {
         snapshot: &SnapshotManifest,
         mut out: impl Write,
     ) -> Result<()> {
-        let failed = |e| Error::io(format!("failed to decompress the archive of snapshot {}", snapshot.id), e);
+        let failed =
+            |e| Error::io(format!("failed to decompress the archive of snapshot {}", snapshot.id), e);
         if snapshot.size > self.config.limits.snapshot_bytes {
             let message = format!("snapshot {} has {} bytes, more than allowed", snapshot.id, snapshot.size);
             return Err(Error::new(ErrorKind::LimitExceeded, message));
         }
         let blob = self.content.read_blob(&archive.digest, archive.size)?;
-        let decoder = Decoder::new(BufReader::with_capacity(BUFFER, blob), Compression::Zstd).map_err(failed)?;
+        let decoder =
+            Decoder::new(BufReader::with_capacity(BUFFER, blob), Compression::Zstd).map_err(failed)?;
         // One byte more than there may be is enough to know.
         let mut plain = Sha256Reader::new(decoder.take(snapshot.size.saturating_add(1)));
         let mut buffer = vec![0; BUFFER];
