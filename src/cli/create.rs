@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use vesselrt::{CreateOptions, Manager, OverlayDriver, VesselManifest, VesselStatus};
 
+use super::registry::When;
 use super::tables::{Table, ago, short};
 use super::values::{self, printable};
 use super::{Context, Failure, Outcome};
@@ -23,12 +24,16 @@ pub(super) struct Flags {
     /// Label of the vessel
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = values::label)]
     labels: Vec<(String, String)>,
+    /// When to pull the image from its registry
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t)]
+    pull: When,
 }
 
 impl Flags {
     /// The options for a vessel of `image`.
     pub(super) fn options(self, image: &str) -> CreateOptions {
-        let mut options = CreateOptions::new(image).work_dir(self.workdir.unwrap_or_default());
+        let mut options =
+            CreateOptions::new(image).work_dir(self.workdir.unwrap_or_default()).pull(self.pull.into());
         if let Some(id) = self.id {
             options = options.id(id);
         }
@@ -45,7 +50,7 @@ Examples:
 pub(super) struct Create {
     #[command(flatten)]
     flags: Flags,
-    /// Reference of an imported image
+    /// Reference of an image
     image: String,
 }
 

@@ -30,7 +30,7 @@ pub(super) struct Run {
     vessel: create::Flags,
     #[command(flatten)]
     flags: exec::Flags,
-    /// Reference of an imported image
+    /// Reference of an image
     image: String,
     /// The command and its arguments
     #[arg(trailing_var_arg = true, value_name = "CMD", value_hint = ValueHint::CommandWithArguments)]
