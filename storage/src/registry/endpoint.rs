@@ -93,7 +93,7 @@ impl Endpoint {
     ) -> Result<&reqwest::Client> {
         if let Some(address) = literal(url) {
             let judged = self.around.judge(url.host_str().unwrap_or_default(), vec![address]);
-            judged.map_err(|e| self.refused(url, e.to_string()))?;
+            judged.map_err(|e| RegistryError::led_astray(url, &e))?;
         }
         if let Some(client) = self.elsewhere.get() {
             return Ok(client);

@@ -310,6 +310,19 @@ async fn a_bad_answer_to_a_range_starts_over() {
 }
 
 #[tokio::test]
+async fn a_registry_that_always_starts_over_is_given_up() {
+    // Two MiB each time, never more, and no ranges: a lot comes, and nothing is won.
+    let content = Content::image(&[3_000_000]);
+    let bytes = content.blobs[&content.layers[0].to_string()].clone();
+    let layers = content.clone();
+    let cut = Body::Claimed(bytes[..2_100_000].to_vec(), 3_000_000);
+    let (mock, error) =
+        fails(content, move |r| is_layer(r, &layers).then(|| Answer::with(200, cut.clone()))).await;
+    assert_eq!(error.kind(), Kind::Unavailable, "{error}");
+    assert!(mock.requests().len() < 10, "{:?}", mock.lines());
+}
+
+#[tokio::test]
 async fn what_passes_is_tried_again() {
     for (name, answer) in [
         ("500", Answer::new(500, "")),
