@@ -24,6 +24,8 @@ use crate::verify::VerifyError;
 /// The most tags that are listed, and how many are asked for at once.
 const MAX_TAGS: usize = 100_000;
 const TAGS_PER_PAGE: usize = 1000;
+/// The most that all lists of tags of a repository may have, in bytes.
+const MAX_TAG_BYTES: u64 = 4 * MAX_JSON_BYTES;
 
 /// How a [`Client`] behaves.
 #[derive(Debug, Clone)]
@@ -200,11 +202,15 @@ impl Client {
         }
         let place = self.origin(repository)?;
         let mut call = place.call(Method::GET, "tags", &format!("list?n={TAGS_PER_PAGE}"));
-        let mut tags = Vec::new();
+        let (mut tags, mut size) = (Vec::new(), 0);
         for _ in 0..MAX_TAGS / TAGS_PER_PAGE {
             let Reply { response, url } = self.transport.retrying(&place.endpoint, &call).await?;
             let next = header(response.headers(), "link").and_then(next_link).map(|link| url.join(&link));
             let bytes = self.transport.document(&url, response, "a list of tags", MAX_JSON_BYTES).await?;
+            size += bytes.len() as u64;
+            if size > MAX_TAG_BYTES {
+                return Err(RegistryError::TooLarge { what: "a list of tags".into(), limit: MAX_TAG_BYTES });
+            }
             let protocol = |why: &str| RegistryError::Protocol { place: shown(&url), why: why.into() };
             let page: Tags =
                 json::parse(&bytes, MAX_JSON_BYTES).map_err(|_| protocol("it is no list of tags"))?;
@@ -212,7 +218,12 @@ impl Client {
             let empty = page.is_empty();
             tags.extend(page);
             match next {
-                Some(Ok(next)) if place.endpoint.is_home(&next) && !empty => call.target = Target::Url(next),
+                Some(Ok(next)) if !place.endpoint.is_home(&next) => {
+                    return Err(place
+                        .endpoint
+                        .refused(&next, "a list of tags goes on at the registry itself"));
+                }
+                Some(Ok(next)) if !empty => call.target = Target::Url(next),
                 Some(Err(_)) => return Err(protocol("its Link is not a URL")),
                 _ => return Ok(tags),
             }
