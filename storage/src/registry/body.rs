@@ -45,7 +45,11 @@ impl CallBody {
     pub(super) fn attach(&self, request: RequestBuilder) -> (RequestBuilder, Sent) {
         match self {
             Self::None => (request, Sent::default()),
-            Self::Bytes(bytes) => (request.body(bytes.clone()), Sent::default()),
+            Self::Bytes(bytes) => {
+                let sent = Sent::default();
+                let stream = BytesStream { rest: bytes.clone(), sent: sent.clone() };
+                (request.header(CONTENT_LENGTH, bytes.len()).body(Body::wrap_stream(stream)), sent)
+            }
             Self::File { file, offset, length, sent } => {
                 sent.0.store(0, Ordering::Relaxed);
                 let stream = FileStream::new(file.clone(), *offset, *length, sent.clone());
@@ -53,6 +57,22 @@ impl CallBody {
                 (request, sent.clone())
             }
         }
+    }
+}
+
+/// Bytes, piece by piece, so that it shows whether they move.
+struct BytesStream {
+    rest: Bytes,
+    sent: Sent,
+}
+
+impl Stream for BytesStream {
+    type Item = io::Result<Bytes>;
+    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let most = self.rest.len().min(CHUNK);
+        let piece = self.rest.split_to(most);
+        self.sent.0.fetch_add(piece.len() as u64, Ordering::Relaxed);
+        Poll::Ready((!piece.is_empty()).then_some(Ok(piece)))
     }
 }
 

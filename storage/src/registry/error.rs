@@ -209,6 +209,12 @@ impl RegistryError {
         }
     }
 
+    /// `url` is where the registry may not lead.
+    pub(super) fn led_astray(url: &Url, error: &super::address::AddressError) -> Self {
+        let why = format!("{error}; configure [registry.{:?}] if that is meant", host_port(url));
+        Self::Refused { registry: error.registry.clone(), place: shown(url), why }
+    }
+
     /// A failed exchange with `url`. An error that a resolver of ours made is handed out as it was.
     pub(super) fn exchange(url: &Url, error: reqwest::Error) -> Self {
         let place = shown(url);
@@ -216,13 +222,18 @@ impl RegistryError {
         let mut cause: Option<&(dyn StdError + 'static)> = Some(&error);
         while let Some(inner) = cause {
             if let Some(refused) = inner.downcast_ref::<super::address::AddressError>() {
-                let registry = refused.registry.clone();
-                return Self::Refused { registry, place, why: refused.to_string() };
+                return Self::led_astray(url, refused);
             }
             cause = inner.source();
         }
         Self::Unreachable { place, source: Box::new(error) }
     }
+}
+
+/// `host[:port]`, as it is in references and settings.
+pub(super) fn host_port(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
 /// Whether TLS refused the other side.

@@ -30,8 +30,10 @@ use crate::reference::Reference;
 pub struct FetchOptions {
     /// Which image of an index.
     pub platform: Platform,
-    /// Whether [`Fetched::root`] is the index that the reference leads to, which is stored as well, or the manifest
-    /// chosen from it. Only with the index the next fetch of an unchanged tag needs one request.
+    /// Whether [`Fetched::root`] is the index that the reference leads to, or the manifest chosen from it. The index
+    /// is stored in both cases, and as long as it is there, the next fetch of an unchanged tag is one request; as the
+    /// root, it is not pruned. For another platform than that of this host the root is always the manifest, since
+    /// the store would choose another one of the index.
     pub keep_index: bool,
     /// The most that configuration and layers may have together, in bytes as stored.
     pub max_bytes: u64,
@@ -190,7 +192,7 @@ impl Fetch<'_> {
     async fn complete(&self, root: &Descriptor) -> Option<(Descriptor, ImageRecord)> {
         let (root, platform, keep) = (root.clone(), self.options.platform.clone(), self.options.keep_index);
         let found = blocking(self.store, move |store| {
-            let Some((descriptor, manifest)) = choose_local(store, &root, &platform)? else {
+            let Some((descriptor, manifest, usual)) = choose_local(store, &root, &platform)? else {
                 return Ok(None);
             };
             let config = store.read_json_blob(&manifest.config.digest, manifest.config.size)?;
@@ -200,7 +202,7 @@ impl Fetch<'_> {
                 }
             }
             let image = ImageRecord::new(&descriptor, &manifest, &config)?;
-            Ok(Some((if keep { plain(&root) } else { descriptor }, image)))
+            Ok(Some((if keep && usual { plain(&root) } else { descriptor }, image)))
         });
         let (root, image) = found.await.ok().flatten()?;
         let event = Arc::new(image.clone());
@@ -221,16 +223,17 @@ impl Fetch<'_> {
                 (bytes.to_vec(), root)
             }
         };
-        let mut descriptor = root.clone();
+        let (mut descriptor, mut usual) = (root.clone(), true);
         for _ in 0..=MAX_INDEX_DEPTH {
             match Document::parse(&bytes, &descriptor)? {
                 Document::Manifest(manifest) => {
-                    let root = if self.options.keep_index { root } else { plain(&descriptor) };
+                    let root = if self.options.keep_index && usual { root } else { plain(&descriptor) };
                     return Ok(Chosen { root, descriptor, manifest: *manifest });
                 }
                 Document::Index(entries) => {
                     let chosen = best(&entries, &self.options.platform).cloned();
                     descriptor = chosen.ok_or_else(|| no_platform(self.reference, &self.options.platform))?;
+                    usual &= is_usual(&entries, &descriptor);
                     bytes = self.document(&descriptor).await?;
                 }
             }
@@ -313,19 +316,27 @@ fn choose_local(
     store: &ContentStore,
     root: &Descriptor,
     platform: &Platform,
-) -> crate::error::Result<Option<(Descriptor, Manifest)>> {
-    let mut descriptor = plain(root);
+) -> crate::error::Result<Option<(Descriptor, Manifest, bool)>> {
+    let (mut descriptor, mut usual) = (plain(root), true);
     for _ in 0..=MAX_INDEX_DEPTH {
         let bytes = store.read_json_blob(&descriptor.digest, descriptor.size)?;
         match Document::parse(&bytes, &descriptor)? {
-            Document::Manifest(manifest) => return Ok(Some((descriptor, *manifest))),
+            Document::Manifest(manifest) => return Ok(Some((descriptor, *manifest, usual))),
             Document::Index(entries) => match best(&entries, platform) {
-                Some(entry) => descriptor = plain(entry),
+                Some(entry) => {
+                    descriptor = plain(entry);
+                    usual &= is_usual(&entries, &descriptor);
+                }
                 None => return Ok(None),
             },
         }
     }
     Ok(None)
+}
+
+/// Whether the store would choose the same of an index: it does so for the platform of this host.
+fn is_usual(entries: &[Descriptor], chosen: &Descriptor) -> bool {
+    best(entries, &Platform::host()).is_some_and(|usual| usual.digest == chosen.digest)
 }
 
 fn no_platform(reference: &Reference, platform: &Platform) -> RegistryError {

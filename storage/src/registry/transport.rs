@@ -19,7 +19,7 @@ use super::client::ClientOptions;
 use super::config::RegistryConfig;
 use super::credentials::Credential;
 use super::endpoint::Endpoint;
-use super::error::{RegistryError, Result, shown};
+use super::error::{RegistryError, Result, host_port, shown};
 use super::retry;
 
 const MAX_REDIRECTS: usize = 5;
@@ -116,10 +116,13 @@ impl Transport {
         if endpoint.is_home(url) {
             return Ok(endpoint.own().clone());
         }
-        let host = url.host_str().unwrap_or_default();
-        let host = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+        let host = host_port(url);
         if self.config.knows(&host) || is_configured(endpoint, url) {
-            return Ok(self.endpoint(&host)?.own().clone());
+            let other = self.endpoint(&host)?;
+            // Who speaks plain HTTP has no certificate that need not be verified.
+            if url.scheme() == "http" || !other.is_plain() {
+                return Ok(other.own().clone());
+            }
         }
         endpoint.elsewhere(&self.config, &self.options, url).cloned()
     }

@@ -266,7 +266,10 @@ async fn from_https_to_http_is_not_followed() {
 
     // Who does not know the certificate does not talk to it, and does not try for long.
     let mock = Mock::start_with(Content::image(&[100]), |_| None, Some(acceptor)).await;
-    let error = store().pull(&with_password(&mock.host, HostSettings::default()), &mock.reference()).await;
+    let (_, other, _) = certificate(&["127.0.0.1"]);
+    std::fs::write(dir.path().join("other.pem"), other).unwrap();
+    let strange = HostSettings { ca: Some(dir.path().join("other.pem")), ..HostSettings::default() };
+    let error = store().pull(&with_password(&mock.host, strange), &mock.reference()).await;
     assert_eq!(error.unwrap_err().kind(), Kind::Unavailable);
     assert!(mock.requests().is_empty());
     let lax = HostSettings { skip_tls_verify: true, ..HostSettings::default() };

@@ -236,3 +236,31 @@ async fn what_is_written_is_not_redirected() {
         assert!(matches!(error, RegistryError::Protocol { .. }), "{method}: {error}");
     }
 }
+
+#[tokio::test]
+async fn lists_of_tags_end() {
+    let page = |r: &Request, link: &str| {
+        let last = r.target.contains("last=b");
+        let answer = Answer::new(200, if last { r#"{"tags":["c"]}"# } else { r#"{"tags":["a","b"]}"# });
+        if last && !link.contains("loop") {
+            answer
+        } else {
+            answer.header("Link", format!("<{link}>; rel=\"next\""))
+        }
+    };
+    let tags = async |link: &'static str| {
+        let mock = Mock::start(Content::default(), move |r| Some(page(r, link))).await;
+        let listed = client(&[&mock.host]).list_tags(&Reference::parse(&mock.reference()).unwrap()).await;
+        (listed, mock.requests().len())
+    };
+    let (listed, requests) = tags("/v2/team/app/tags/list?n=2&last=b").await;
+    assert_eq!((listed.unwrap().join(""), requests), ("abc".to_owned(), 2));
+    let (listed, requests) = tags("/v2/team/app/tags/list?last=b&loop").await;
+    assert_eq!((listed.unwrap_err().kind(), requests), (Kind::LimitExceeded, 100));
+    // Elsewhere is not gone to.
+    let (listed, requests) = tags("http://169.254.169.254/?last=b").await;
+    assert!(matches!(listed, Err(RegistryError::Refused { .. })) && requests == 1);
+    let mock = Mock::start(Content::default(), |_| Some(Answer::with(200, Body::Endless))).await;
+    let endless = client(&[&mock.host]).list_tags(&Reference::parse(&mock.reference()).unwrap()).await;
+    assert_eq!(endless.unwrap_err().kind(), Kind::LimitExceeded);
+}

@@ -141,11 +141,26 @@ async fn tls_needs_the_right_certificate() {
         let reference = format!("{}/no/such", registry.host).parse().unwrap();
         Client::new(config, quick()).head(&reference).await
     };
-    assert_eq!(try_with(HostSettings::default()).await.unwrap_err().kind(), Kind::Unavailable);
+    let (_, other, _) = certificate(&["localhost"]);
+    let file = registry.dir.path().join("other.pem");
+    std::fs::write(&file, other).unwrap();
+    let other = HostSettings { ca: Some(file), ..HostSettings::default() };
+    assert_eq!(try_with(other).await.unwrap_err().kind(), Kind::Unavailable);
     assert_eq!(try_with(plain()).await.unwrap_err().kind(), Kind::InvalidArgument, "HTTP to a TLS port");
-    assert!(try_with(settings).await.unwrap().is_none());
+    assert!(try_with(settings.clone()).await.unwrap().is_none());
     let lax = HostSettings { skip_tls_verify: true, ..HostSettings::default() };
     assert!(try_with(lax).await.unwrap().is_none());
+    // Where podman has its certificates.
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("containers/certs.d").join(&registry.host);
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::copy(settings.ca.as_ref().unwrap(), dir.join("ca.crt")).unwrap();
+    let mut config =
+        RegistryConfig::load(&Sources { xdg_config: Some(home.path().into()), ..Sources::default() })
+            .unwrap();
+    config.set_credentials(&registry.host, Credential::password("user", "hunter2"));
+    let reference = format!("{}/no/such", registry.host).parse().unwrap();
+    assert!(Client::new(config, quick()).head(&reference).await.unwrap().is_none());
     let missing = HostSettings { ca: Some("/no/such/file".into()), ..HostSettings::default() };
     assert_eq!(try_with(missing).await.unwrap_err().kind(), Kind::InvalidArgument);
 }
