@@ -26,6 +26,7 @@ mod lifecycle;
 mod paths;
 mod persistence;
 // mod property;
+mod registry;
 mod save;
 mod snapshots;
 mod storage;

@@ -50,7 +50,7 @@ pub(crate) fn need(caps: &[Cap]) -> bool {
 impl Cap {
     /// Whether the machine has it.
     pub(crate) fn is_there(self) -> bool {
-        static KNOWN: [OnceLock<bool>; 12] = [const { OnceLock::new() }; 11];
+        static KNOWN: [OnceLock<bool>; 12] = [const { OnceLock::new() }; 12];
         *KNOWN[self as usize].get_or_init(|| self.probe())
     }
 
