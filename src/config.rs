@@ -59,7 +59,7 @@ impl Default for Limits {
 #[non_exhaustive]
 pub enum Registries {
     /// With this configuration.
-    Given(RegistryConfig),
+    Given(Box<RegistryConfig>),
     /// With what these places say, read when a registry is first needed.
     Load(Sources),
 }
@@ -67,7 +67,7 @@ pub enum Registries {
 impl Default for Registries {
     /// With TLS, without credentials, whatever the environment says.
     fn default() -> Self {
-        Self::Given(RegistryConfig::default())
+        Self::Given(Box::default())
     }
 }
 

@@ -164,7 +164,7 @@ impl ManagerInner {
             let image = ImageRecord { reference: Some(name.to_string()), ..image };
             // What somebody removed since.
             let more = own.unpack_layers(&image, image.layers.len(), &mut None, &mut |at| {
-                unpacking(&progress, &image, at)
+                unpacking(&progress, &image, at);
             })?;
             Ok((image, more))
         })
