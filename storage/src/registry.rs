@@ -19,6 +19,7 @@ mod endpoint;
 mod error;
 mod fetch;
 mod login;
+mod manifest;
 mod push;
 mod retry;
 mod tls;

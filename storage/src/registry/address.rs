@@ -106,10 +106,7 @@ fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
 
 /// An address that a registry may not lead to.
 #[derive(Debug, Clone, Error)]
-#[error(
-    "{host} is at {address}, a {kind} address, and {registry} is not; configure [registry.\"{host}\"] \
-         if that is meant"
-)]
+#[error("{host} is at {address}, a {kind} address, and {registry} is not")]
 pub(super) struct AddressError {
     pub(super) registry: String,
     host: String,

@@ -18,7 +18,7 @@ use tokio::sync::Mutex;
 
 use super::credentials::{Credential, Secret};
 use super::endpoint::Endpoint;
-use super::error::{RegistryError, Result, shown};
+use super::error::{RegistryError, Result, host_port, shown};
 use super::transport::Transport;
 use crate::json;
 
@@ -78,10 +78,10 @@ impl Transport {
         endpoint: &Endpoint,
         wanted: Wanted<'_>,
     ) -> Result<Option<HeaderValue>> {
-        if let Some(token) = endpoint.tokens.kept.lock().await.get(wanted.scope) {
-            if token.until > Instant::now() {
-                return Ok(Some(token.value.clone()));
-            }
+        if let Some(token) = endpoint.tokens.kept.lock().await.get(wanted.scope)
+            && token.until > Instant::now()
+        {
+            return Ok(Some(token.value.clone()));
         }
         if endpoint.tokens.basic.load(Ordering::Relaxed) {
             let credential = self.credential(endpoint, wanted.path).await?;
@@ -242,11 +242,6 @@ fn may_see(endpoint: &Endpoint, realm: &Url) -> bool {
 pub(super) fn is_configured(endpoint: &Endpoint, url: &Url) -> bool {
     let (host, full) = (url.host_str().unwrap_or_default(), host_port(url));
     endpoint.settings.token_hosts.iter().any(|known| *known == full || url.port().is_none() && known == host)
-}
-
-fn host_port(url: &Url) -> String {
-    let host = url.host_str().unwrap_or_default();
-    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
 fn sensitive(text: String) -> Option<HeaderValue> {

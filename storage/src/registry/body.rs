@@ -45,7 +45,11 @@ impl CallBody {
     pub(super) fn attach(&self, request: RequestBuilder) -> (RequestBuilder, Sent) {
         match self {
             Self::None => (request, Sent::default()),
-            Self::Bytes(bytes) => (request.body(bytes.clone()), Sent::default()),
+            Self::Bytes(bytes) => {
+                let sent = Sent::default();
+                let stream = BytesStream { rest: bytes.clone(), sent: sent.clone() };
+                (request.header(CONTENT_LENGTH, bytes.len()).body(Body::wrap_stream(stream)), sent)
+            }
             Self::File { file, offset, length, sent } => {
                 sent.0.store(0, Ordering::Relaxed);
                 let stream = FileStream::new(file.clone(), *offset, *length, sent.clone());
@@ -53,6 +57,22 @@ impl CallBody {
                 (request, sent.clone())
             }
         }
+    }
+}
+
+/// Bytes, piece by piece, so that it shows whether they move.
+struct BytesStream {
+    rest: Bytes,
+    sent: Sent,
+}
+
+impl Stream for BytesStream {
+    type Item = io::Result<Bytes>;
+    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let most = self.rest.len().min(CHUNK);
+        let piece = self.rest.split_to(most);
+        self.sent.0.fetch_add(piece.len() as u64, Ordering::Relaxed);
+        Poll::Ready((!piece.is_empty()).then_some(Ok(piece)))
     }
 }
 
@@ -105,19 +125,21 @@ pub struct BlobStream {
 /// Bytes since the last look.
 #[derive(Debug)]
 struct Window {
-    since: Instant,
+    /// Time spent waiting for the other side; that for the disk does not count.
+    waited: Duration,
     bytes: u64,
 }
 
 impl Window {
     fn new() -> Self {
-        Self { since: Instant::now(), bytes: 0 }
+        Self { waited: Duration::ZERO, bytes: 0 }
     }
 
     /// Counts; false if a whole window passed with less than `rate` bytes per second.
-    fn add(&mut self, bytes: u64, rate: u64, length: Duration) -> bool {
+    fn add(&mut self, bytes: u64, waited: Duration, rate: u64, length: Duration) -> bool {
         self.bytes += bytes;
-        if self.since.elapsed() < length {
+        self.waited += waited;
+        if self.waited < length {
             return true;
         }
         let enough = self.bytes >= rate.saturating_mul(length.as_secs().max(1));
@@ -159,11 +181,13 @@ impl BlobStream {
     /// `Unreachable` if the connection breaks; `Stalled` if it is slower than allowed.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
         let options = &self.transport.options;
+        let started = Instant::now();
         let next = tokio::time::timeout(options.idle_timeout, self.reply.response.chunk()).await;
         let next = next.map_err(|_| self.transport.stalled(&self.reply.url, options.idle_timeout))?;
         let next = next.map_err(|e| RegistryError::exchange(&self.reply.url, e))?;
         let count = next.as_ref().map_or(0, |chunk| chunk.len() as u64);
-        if next.is_some() && !self.window.add(count, options.min_rate, options.rate_window) {
+        if next.is_some() && !self.window.add(count, started.elapsed(), options.min_rate, options.rate_window)
+        {
             return Err(self.transport.stalled(&self.reply.url, options.rate_window));
         }
         Ok(next)

@@ -4,11 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use reqwest::Method;
-use reqwest::header::{
-    ACCEPT, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue, IF_RANGE, RANGE,
-};
+use reqwest::header::{CONTENT_RANGE, HeaderMap, HeaderValue, IF_RANGE, RANGE};
 use serde::Deserialize;
 
 use super::address::{NameService, SystemNames};
@@ -18,18 +15,17 @@ use super::config::{RegistryConfig, Route};
 use super::endpoint::Endpoint;
 use super::error::{RegistryError, Result, shown};
 use super::transport::{Call, Reply, Target, Transport};
-use crate::digest::{Digest, Hasher};
+use crate::image::MAX_JSON_BYTES;
 use crate::image::descriptor::Descriptor;
-use crate::image::{MAX_JSON_BYTES, media_type};
 use crate::json;
 use crate::reference::Reference;
 use crate::verify::VerifyError;
 
-const DIGEST_HEADER: &str = "docker-content-digest";
-const SCHEMA_1: &str = "application/vnd.docker.distribution.manifest.v1";
 /// The most tags that are listed, and how many are asked for at once.
 const MAX_TAGS: usize = 100_000;
 const TAGS_PER_PAGE: usize = 1000;
+/// The most that all lists of tags of a repository may have, in bytes.
+const MAX_TAG_BYTES: u64 = 4 * MAX_JSON_BYTES;
 
 /// How a [`Client`] behaves.
 #[derive(Debug, Clone)]
@@ -105,7 +101,13 @@ impl Place {
     /// `/v2/PATH/KIND/WHICH`.
     pub(super) fn call(&self, method: Method, kind: &str, which: &str) -> Call<'_> {
         let what = format!("{which} of {}/{}", self.route.host, self.route.path);
-        Call::new(method, format!("/v2/{}/{kind}/{which}", self.route.path), self.wanted(), what)
+        let path = format!("/v2/{}/{kind}/{which}", self.route.path);
+        Call { retries: self.retries(), ..Call::new(method, path, self.wanted(), what) }
+    }
+
+    /// A mirror has one more chance; after it there is the registry.
+    pub(super) fn retries(&self) -> u32 {
+        if self.route.origin { u32::MAX } else { 1 }
     }
 }
 
@@ -117,114 +119,13 @@ impl Client {
         Self { transport: Arc::new(Transport::new(config, options)), slots }
     }
 
-    /// What `reference` leads to at the moment: one HEAD request. `None` if the registry does not have it.
-    ///
-    /// # Errors
-    /// [`RegistryError`], but not `NotFound`.
-    pub async fn head(&self, reference: &Reference) -> Result<Option<Descriptor>> {
-        let mut last = None;
-        for place in self.places(reference)? {
-            match self.head_at(&place, reference).await {
-                Ok(found) => return Ok(Some(found)),
-                Err(error) => last = Some(error),
-            }
-        }
-        match last {
-            Some(RegistryError::NotFound { .. }) | None => Ok(None),
-            Some(error) => Err(error),
-        }
-    }
-
-    async fn head_at(&self, place: &Place, reference: &Reference) -> Result<Descriptor> {
-        let mut call = place.call(Method::HEAD, "manifests", &which(reference));
-        call.headers.insert(ACCEPT, accepted());
-        let reply = self.transport.retrying(&place.endpoint, &call).await?;
-        let headers = reply.response.headers();
-        let size = header(headers, CONTENT_LENGTH.as_str()).and_then(|text| text.parse::<u64>().ok());
-        let digest = header(headers, DIGEST_HEADER).and_then(|text| Digest::parse(text).ok());
-        match (content_type(headers), digest, size) {
-            (Some(kind), Some(digest), Some(size)) => {
-                check_pin(reference, &digest, &reply)?;
-                Ok(Descriptor::new(refuse_schema_1(kind)?, digest, size))
-            }
-            // Such headers are recommended only.
-            _ => Ok(self.manifest_at(place, reference, None).await?.1),
-        }
-    }
-
-    /// The manifest or index that `reference` leads to, verified against its digest if it has one, and against
-    /// the one that the registry announces.
-    ///
-    /// # Errors
-    /// [`RegistryError`].
-    pub async fn manifest(&self, reference: &Reference) -> Result<(Bytes, Descriptor)> {
-        self.first_manifest(reference, None).await
-    }
-
-    /// The manifest or index of that digest and size in the repository of `repository`.
-    ///
-    /// # Errors
-    /// [`RegistryError`]; `Mismatch` if it is not as promised.
-    pub async fn manifest_by_digest(&self, repository: &Reference, descriptor: &Descriptor) -> Result<Bytes> {
-        let pinned = format!("{}@{}", repository.name(), descriptor.digest);
-        let pinned = Reference::parse(&pinned)
-            .map_err(|e| RegistryError::Setting { what: format!("reference {pinned}"), source: e.into() })?;
-        Ok(self.first_manifest(&pinned, Some(descriptor)).await?.0)
-    }
-
-    async fn first_manifest(
-        &self,
-        reference: &Reference,
-        promised: Option<&Descriptor>,
-    ) -> Result<(Bytes, Descriptor)> {
-        let mut last = RegistryError::NotFound { what: reference.to_string() };
-        for place in self.places(reference)? {
-            match self.manifest_at(&place, reference, promised).await {
-                Ok(found) => return Ok(found),
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
-    }
-
-    async fn manifest_at(
-        &self,
-        place: &Place,
-        reference: &Reference,
-        promised: Option<&Descriptor>,
-    ) -> Result<(Bytes, Descriptor)> {
-        let which = which(reference);
-        let mut call = place.call(Method::GET, "manifests", &which);
-        call.headers.insert(ACCEPT, accepted());
-        let limit = promised.map_or(MAX_JSON_BYTES, |promised| promised.size.min(MAX_JSON_BYTES));
-        let mut attempt = 0;
-        loop {
-            let reply = self.transport.retrying(&place.endpoint, &call).await?;
-            let (headers, url) = (reply.response.headers().clone(), reply.url.clone());
-            match self.transport.document(&url, reply.response, "a manifest", limit).await {
-                Ok(bytes) => {
-                    let descriptor = describe(&bytes, &headers, reference, &which, promised)?;
-                    return Ok((bytes, descriptor));
-                }
-                Err(RegistryError::TooLarge { .. }) if promised.is_some_and(|d| d.size <= MAX_JSON_BYTES) => {
-                    return Err(mismatch(&which, VerifyError::TooLong { expected: limit }));
-                }
-                Err(error) => match self.transport.pause(&error, attempt) {
-                    Some(pause) => tokio::time::sleep(pause).await,
-                    None => return Err(error),
-                },
-            }
-            attempt += 1;
-        }
-    }
-
     /// The content of a blob from byte `offset` on. The stream starts there, or at 0 if the registry does not
     /// do ranges. One attempt, mirrors first.
     ///
     /// # Errors
     /// [`RegistryError`].
     pub async fn blob(&self, repository: &Reference, blob: &Descriptor, offset: u64) -> Result<BlobStream> {
-        let mut last = RegistryError::NotFound { what: format!("blob {}", blob.digest) };
+        let mut last = RegistryError::not_found(format!("blob {}", blob.digest));
         for place in self.places(repository)? {
             match self.blob_at(&place, blob, offset, None).await {
                 Ok(stream) => return Ok(stream),
@@ -301,11 +202,15 @@ impl Client {
         }
         let place = self.origin(repository)?;
         let mut call = place.call(Method::GET, "tags", &format!("list?n={TAGS_PER_PAGE}"));
-        let mut tags = Vec::new();
+        let (mut tags, mut size) = (Vec::new(), 0);
         for _ in 0..MAX_TAGS / TAGS_PER_PAGE {
             let Reply { response, url } = self.transport.retrying(&place.endpoint, &call).await?;
             let next = header(response.headers(), "link").and_then(next_link).map(|link| url.join(&link));
             let bytes = self.transport.document(&url, response, "a list of tags", MAX_JSON_BYTES).await?;
+            size += bytes.len() as u64;
+            if size > MAX_TAG_BYTES {
+                return Err(RegistryError::TooLarge { what: "a list of tags".into(), limit: MAX_TAG_BYTES });
+            }
             let protocol = |why: &str| RegistryError::Protocol { place: shown(&url), why: why.into() };
             let page: Tags =
                 json::parse(&bytes, MAX_JSON_BYTES).map_err(|_| protocol("it is no list of tags"))?;
@@ -313,7 +218,12 @@ impl Client {
             let empty = page.is_empty();
             tags.extend(page);
             match next {
-                Some(Ok(next)) if place.endpoint.is_home(&next) && !empty => call.target = Target::Url(next),
+                Some(Ok(next)) if !place.endpoint.is_home(&next) => {
+                    return Err(place
+                        .endpoint
+                        .refused(&next, "a list of tags goes on at the registry itself"));
+                }
+                Some(Ok(next)) if !empty => call.target = Target::Url(next),
                 Some(Err(_)) => return Err(protocol("its Link is not a URL")),
                 _ => return Ok(tags),
             }
@@ -338,98 +248,8 @@ impl Client {
     }
 }
 
-/// What the registry is asked for: the digest, or the tag.
-fn which(reference: &Reference) -> String {
-    let digest = reference.digest().map(ToString::to_string);
-    digest.unwrap_or_else(|| reference.tag().unwrap_or("latest").to_owned())
-}
-
-fn accepted() -> HeaderValue {
-    let types = [
-        media_type::OCI_INDEX,
-        media_type::DOCKER_LIST,
-        media_type::OCI_MANIFEST,
-        media_type::DOCKER_MANIFEST,
-    ];
-    HeaderValue::try_from(types.join(", ")).expect("media types are ASCII")
-}
-
 pub(super) fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
-}
-
-/// The type that was announced, without parameters; nothing if it says nothing.
-fn content_type(headers: &HeaderMap) -> Option<String> {
-    let text = header(headers, CONTENT_TYPE.as_str())?.split(';').next()?.trim();
-    let vague = ["", "text/plain", "application/json", "application/octet-stream", "text/html"];
-    (!vague.contains(&text) && text.len() < 256).then(|| text.to_owned())
-}
-
-fn refuse_schema_1(kind: String) -> Result<String> {
-    if kind.starts_with(SCHEMA_1) {
-        let what =
-            "an image of docker's manifest schema 1 (made before 2017; push it again with a newer tool)";
-        return Err(RegistryError::Unsupported { what: what.to_owned() });
-    }
-    Ok(kind)
-}
-
-/// The descriptor of a manifest that came, if it is what was promised and announced.
-fn describe(
-    bytes: &[u8],
-    headers: &HeaderMap,
-    reference: &Reference,
-    which: &str,
-    promised: Option<&Descriptor>,
-) -> Result<Descriptor> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Typed {
-        schema_version: Option<u64>,
-        media_type: Option<String>,
-    }
-    let size = bytes.len() as u64;
-    if let Some(expected) = promised.map(|promised| promised.size).filter(|expected| size != *expected) {
-        return Err(mismatch(which, VerifyError::TooShort { expected, actual: size }));
-    }
-    let announced = header(headers, DIGEST_HEADER).map(Digest::parse);
-    let announced = match announced.transpose() {
-        Ok(announced) => announced,
-        Err(error) => {
-            let why = format!("the digest that the registry announces is malformed: {error}");
-            return Err(RegistryError::Protocol { place: which.to_owned(), why });
-        }
-    };
-    for expected in reference.digest().into_iter().chain(&announced) {
-        let mut hasher = Hasher::new(expected.algorithm());
-        hasher.update(bytes);
-        let actual = hasher.finish();
-        if actual != *expected {
-            return Err(mismatch(which, VerifyError::Digest { expected: expected.clone(), actual }));
-        }
-    }
-    let digest = reference.digest().cloned().unwrap_or_else(|| Digest::sha256(bytes));
-    let typed: Typed = json::parse(bytes, MAX_JSON_BYTES).map_err(|e| RegistryError::Protocol {
-        place: which.to_owned(),
-        why: format!("the manifest cannot be decoded: {e}"),
-    })?;
-    if typed.schema_version == Some(1) {
-        refuse_schema_1(SCHEMA_1.to_owned())?;
-    }
-    let kind = content_type(headers).or(promised.map(|d| d.media_type.clone())).or(typed.media_type);
-    let kind = kind
-        .ok_or_else(|| RegistryError::Unsupported { what: format!("{which}, a manifest without a type") })?;
-    Ok(Descriptor::new(refuse_schema_1(kind)?, digest, size))
-}
-
-fn check_pin(reference: &Reference, announced: &Digest, reply: &Reply) -> Result<()> {
-    match reference.digest() {
-        Some(expected) if expected != announced => {
-            let (expected, actual) = (expected.clone(), announced.clone());
-            Err(mismatch(&shown(&reply.url), VerifyError::Digest { expected, actual }))
-        }
-        _ => Ok(()),
-    }
 }
 
 pub(super) fn mismatch(what: &str, source: VerifyError) -> RegistryError {

@@ -12,7 +12,7 @@
 //! token_hosts = ["login.example"]       # may receive this registry's credentials, wherever they are
 //! ```
 //! `registries.conf` of podman and others is read as well (containers-registries.conf(5), version 2); a registry
-//! with a section in `config.toml` is as it says there.
+//! with a section in `config.toml` is as it says there. So are the certificates in their `certs.d/HOST/*.crt`.
 #![forbid(unsafe_code)]
 
 mod containers;
@@ -106,6 +106,8 @@ pub struct RegistryConfig {
     rules: Vec<Rule>,
     pub(super) proxies: Proxies,
     pub(super) keyring: Keyring,
+    /// Directories of certificates by registry.
+    certs: Vec<PathBuf>,
     /// `$SSL_CERT_FILE` and `$SSL_CERT_DIR`, instead of the system's certificates.
     pub(super) roots: (Option<PathBuf>, Option<PathBuf>),
 }
@@ -127,18 +129,16 @@ impl RegistryConfig {
     /// # Errors
     /// `Config` for a file that cannot be read or understood; `Setting` for a proxy that cannot be used.
     pub fn load(sources: &Sources) -> Result<Self> {
-        let mut hosts = BTreeMap::new();
-        if let Some(path) = sources.config_dir().map(|dir| dir.join("vesselrt/config.toml")) {
-            if let Some(file) = read_toml::<ConfigFile>(&path)? {
-                hosts = file.registry;
-            }
-        }
+        let own = sources.config_dir().map(|dir| dir.join("vesselrt/config.toml"));
+        let own = own.map(|path| read_toml::<ConfigFile>(&path)).transpose()?.flatten();
+        let hosts = own.map(|file| file.registry).unwrap_or_default();
         let root = |name| sources.var(name).map(PathBuf::from);
         Ok(Self {
             hosts,
             rules: containers::load(sources)?,
             proxies: Proxies::from_env(sources)?,
             keyring: Keyring::new(sources),
+            certs: cert_dirs(sources),
             roots: (root("SSL_CERT_FILE"), root("SSL_CERT_DIR")),
         })
     }
@@ -160,6 +160,11 @@ impl RegistryConfig {
         }
         let insecure = self.rules.iter().any(|rule| rule.is_insecure(host));
         HostSettings { plain_http: insecure, skip_tls_verify: insecure, ..HostSettings::default() }
+    }
+
+    /// The certificate files that podman and docker use for `host`: `certs.d/HOST/*.crt`.
+    pub(super) fn certificates(&self, host: &str) -> Vec<PathBuf> {
+        self.certs.iter().flat_map(|dir| files_of(&dir.join(host), "crt")).collect()
     }
 
     /// Whether the user named `host` somewhere in the configuration.
@@ -249,10 +254,21 @@ pub(super) fn read_text(path: &Path) -> Result<Option<String>> {
     Ok(Some(text))
 }
 
-/// The `*.conf` files of a directory, by name.
-fn conf_files(dir: &Path) -> BTreeSet<PathBuf> {
+/// The files of a directory with an extension, by name.
+fn files_of(dir: &Path, extension: &str) -> BTreeSet<PathBuf> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "conf")).collect()
+    entries
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|e| e == extension))
+        .collect()
+}
+
+/// Source: containers-certs.d(5), and docker's "Verify repository client with certificates".
+fn cert_dirs(sources: &Sources) -> Vec<PathBuf> {
+    let user = sources.config_dir().map(|dir| dir.join("containers/certs.d"));
+    let system = ["containers/certs.d", "docker/certs.d"].into_iter();
+    let system = sources.etc.iter().flat_map(|etc| system.clone().map(|name| etc.join(name)));
+    user.into_iter().chain(system).collect()
 }
 
 #[cfg(test)]

@@ -121,8 +121,19 @@ impl Keyring {
         }
         for path_of_file in &self.files {
             let Some(file) = AuthFile::read(path_of_file)? else { continue };
-            if let Some(name) = file.helper(host) {
+            if let Some(name) = file.own_helper(host) {
                 let found = Helper::new(name, self.home.clone())?.get(&file::server_url(host)).await?;
+                if found.is_some() {
+                    return Ok(found);
+                }
+            } else if let Some(name) = file.general_helper() {
+                // It is for all registries, and often left over from a desktop program: that it cannot be used
+                // must not keep anybody from public images.
+                let helper = Helper::new(name, self.home.clone());
+                let found = match helper {
+                    Ok(helper) => helper.get(&file::server_url(host)).await.unwrap_or_default(),
+                    Err(_) => None,
+                };
                 if found.is_some() {
                     return Ok(found);
                 }

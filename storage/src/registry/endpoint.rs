@@ -35,7 +35,7 @@ impl Endpoint {
         let trust = if settings.skip_tls_verify { Trust::Anything } else { Trust::Verified };
         // Nothing is read from disk for a registry that has no TLS.
         let trust = if settings.plain_http { Trust::Anything } else { trust };
-        let own = http_client(config, options, &settings, trust, &around, Side::Registry)?;
+        let own = http_client(config, options, (host, &settings), trust, &around, Side::Registry)?;
         let plain = AtomicBool::new(settings.plain_http && !settings.skip_tls_verify);
         let endpoint = Self {
             host: host.to_owned(),
@@ -93,13 +93,19 @@ impl Endpoint {
     ) -> Result<&reqwest::Client> {
         if let Some(address) = literal(url) {
             let judged = self.around.judge(url.host_str().unwrap_or_default(), vec![address]);
-            judged.map_err(|e| self.refused(url, e.to_string()))?;
+            judged.map_err(|e| RegistryError::led_astray(url, &e))?;
         }
         if let Some(client) = self.elsewhere.get() {
             return Ok(client);
         }
-        let client =
-            http_client(config, options, &self.settings, Trust::Verified, &self.around, Side::Elsewhere)?;
+        let client = http_client(
+            config,
+            options,
+            (&self.host, &self.settings),
+            Trust::Verified,
+            &self.around,
+            Side::Elsewhere,
+        )?;
         Ok(self.elsewhere.get_or_init(|| client))
     }
 
@@ -117,16 +123,17 @@ fn literal(url: &Url) -> Option<IpAddr> {
 fn http_client(
     config: &RegistryConfig,
     options: &ClientOptions,
-    settings: &HostSettings,
+    (host, settings): (&str, &HostSettings),
     trust: Trust,
     around: &Arc<Neighbourhood>,
     side: Side,
 ) -> Result<reqwest::Client> {
     let names: Arc<dyn NameService> = options.names.clone();
     let proxies = Arc::new(config.proxies.hosts());
+    let more = if trust == Trust::Verified { config.certificates(host) } else { Vec::new() };
     let resolver = Resolver { names, around: around.clone(), side, proxies };
     let mut builder = reqwest::Client::builder()
-        .tls_backend_preconfigured(tls::config(settings, &config.roots, trust)?)
+        .tls_backend_preconfigured(tls::config(settings, &config.roots, &more, trust)?)
         .redirect(reqwest::redirect::Policy::none())
         .retry(reqwest::retry::never())
         .referer(false)

@@ -19,10 +19,12 @@ pub type Result<T, E = RegistryError> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum RegistryError {
     /// The registry does not have it.
-    #[error("find {what} in the registry")]
+    #[error("find {what} in the registry{detail}")]
     NotFound {
         /// What was looked for.
         what: String,
+        /// What the registry says, with a separator; may be empty.
+        detail: String,
     },
     /// The registry wants other credentials than there are.
     #[error("access {what}: {registry} denies it{detail}; log in with `vesselrt login {registry}`")]
@@ -157,6 +159,11 @@ fn wait(after: &Option<Duration>) -> String {
 }
 
 impl RegistryError {
+    /// There is no `what`.
+    pub(super) fn not_found(what: impl Into<String>) -> Self {
+        Self::NotFound { what: what.into(), detail: String::new() }
+    }
+
     /// What a caller can do about it.
     #[must_use]
     pub fn kind(&self) -> StorageErrorKind {
@@ -193,11 +200,19 @@ impl RegistryError {
     /// Whether the same may work if it is tried again, and how long to wait at least if the registry says so.
     pub(super) fn transient(&self) -> Option<Option<Duration>> {
         match self {
+            // A certificate does not get better.
+            Self::Unreachable { source, .. } if is_tls(source.as_ref()) => None,
             Self::Unreachable { .. } | Self::Stalled { .. } => Some(None),
             Self::RateLimited { after, .. } => Some(*after),
             Self::Status { status: 408 | 500 | 502 | 503 | 504, after, .. } => Some(*after),
             _ => None,
         }
+    }
+
+    /// `url` is where the registry may not lead.
+    pub(super) fn led_astray(url: &Url, error: &super::address::AddressError) -> Self {
+        let why = format!("{error}; configure [registry.{:?}] if that is meant", host_port(url));
+        Self::Refused { registry: error.registry.clone(), place: shown(url), why }
     }
 
     /// A failed exchange with `url`. An error that a resolver of ours made is handed out as it was.
@@ -207,13 +222,32 @@ impl RegistryError {
         let mut cause: Option<&(dyn StdError + 'static)> = Some(&error);
         while let Some(inner) = cause {
             if let Some(refused) = inner.downcast_ref::<super::address::AddressError>() {
-                let registry = refused.registry.clone();
-                return Self::Refused { registry, place, why: refused.to_string() };
+                return Self::led_astray(url, refused);
             }
             cause = inner.source();
         }
         Self::Unreachable { place, source: Box::new(error) }
     }
+}
+
+/// `host[:port]`, as it is in references and settings.
+pub(super) fn host_port(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+/// Whether TLS refused the other side.
+fn is_tls(error: &(dyn StdError + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(inner) = cause {
+        // An I/O error has its inner error's source for its source, not that error itself.
+        let io = inner.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        if inner.is::<rustls::Error>() {
+            return true;
+        }
+        cause = io.map_or_else(|| inner.source(), |inner| Some(inner as &(dyn StdError + 'static)));
+    }
+    false
 }
 
 /// A URL for messages: queries have signatures in them, and user information passwords.

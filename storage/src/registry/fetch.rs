@@ -30,14 +30,18 @@ use crate::reference::Reference;
 pub struct FetchOptions {
     /// Which image of an index.
     pub platform: Platform,
-    /// Whether [`Fetched::root`] is the index that the reference leads to, which is stored as well, or the manifest
-    /// chosen from it. Only with the index the next fetch of an unchanged tag needs one request.
+    /// Whether [`Fetched::root`] is the index that the reference leads to, or the manifest chosen from it. The index
+    /// is stored in both cases, and as long as it is there, the next fetch of an unchanged tag is one request; as the
+    /// root, it is not pruned. For another platform than that of this host the root is always the manifest, since
+    /// the store would choose another one of the index.
     pub keep_index: bool,
+    /// The most that configuration and layers may have together, in bytes as stored.
+    pub max_bytes: u64,
 }
 
 impl Default for FetchOptions {
     fn default() -> Self {
-        Self { platform: Platform::host(), keep_index: true }
+        Self { platform: Platform::host(), keep_index: true, max_bytes: 256 << 30 }
     }
 }
 
@@ -169,16 +173,16 @@ impl Fetch<'_> {
         let mut root = known.clone();
         if known.is_some() && self.reference.digest().is_none() {
             let head = self.client.head(self.reference).await?;
-            let head = head.ok_or_else(|| RegistryError::NotFound { what: self.reference.to_string() })?;
+            let head = head.ok_or_else(|| RegistryError::not_found(self.reference.to_string()))?;
             let digest = head.digest.clone();
             let here = blocking(self.store, move |store| store.guess_descriptor(&digest)).await;
             // One that is damaged here is fetched again.
             root = Some(here.ok().flatten().unwrap_or(head));
         }
-        if let Some(root) = &root {
-            if let Some(complete) = self.complete(root).await {
-                return Ok(complete);
-            }
+        if let Some(root) = &root
+            && let Some(complete) = self.complete(root).await
+        {
+            return Ok(complete);
         }
         let chosen = self.choose(root).await?;
         self.transfer(chosen).await
@@ -188,7 +192,7 @@ impl Fetch<'_> {
     async fn complete(&self, root: &Descriptor) -> Option<(Descriptor, ImageRecord)> {
         let (root, platform, keep) = (root.clone(), self.options.platform.clone(), self.options.keep_index);
         let found = blocking(self.store, move |store| {
-            let Some((descriptor, manifest)) = choose_local(store, &root, &platform)? else {
+            let Some((descriptor, manifest, usual)) = choose_local(store, &root, &platform)? else {
                 return Ok(None);
             };
             let config = store.read_json_blob(&manifest.config.digest, manifest.config.size)?;
@@ -198,7 +202,7 @@ impl Fetch<'_> {
                 }
             }
             let image = ImageRecord::new(&descriptor, &manifest, &config)?;
-            Ok(Some((if keep { plain(&root) } else { descriptor }, image)))
+            Ok(Some((if keep && usual { plain(&root) } else { descriptor }, image)))
         });
         let (root, image) = found.await.ok().flatten()?;
         let event = Arc::new(image.clone());
@@ -219,16 +223,17 @@ impl Fetch<'_> {
                 (bytes.to_vec(), root)
             }
         };
-        let mut descriptor = root.clone();
+        let (mut descriptor, mut usual) = (root.clone(), true);
         for _ in 0..=MAX_INDEX_DEPTH {
             match Document::parse(&bytes, &descriptor)? {
                 Document::Manifest(manifest) => {
-                    let root = if self.options.keep_index { root } else { plain(&descriptor) };
+                    let root = if self.options.keep_index && usual { root } else { plain(&descriptor) };
                     return Ok(Chosen { root, descriptor, manifest: *manifest });
                 }
                 Document::Index(entries) => {
                     let chosen = best(&entries, &self.options.platform).cloned();
                     descriptor = chosen.ok_or_else(|| no_platform(self.reference, &self.options.platform))?;
+                    usual &= is_usual(&entries, &descriptor);
                     bytes = self.document(&descriptor).await?;
                 }
             }
@@ -260,6 +265,12 @@ impl Fetch<'_> {
         if config.size > MAX_JSON_BYTES {
             let what = format!("a configuration of {} bytes", config.size);
             return Err(RegistryError::TooLarge { what, limit: MAX_JSON_BYTES });
+        }
+        let sizes = chosen.manifest.layers.iter().map(|layer| layer.size);
+        let total = sizes.fold(config.size, u64::saturating_add);
+        if total > self.options.max_bytes {
+            let what = format!("an image of {total} bytes");
+            return Err(RegistryError::TooLarge { what, limit: self.options.max_bytes });
         }
         self.transferred +=
             job(self.client, self.store, self.reference, &config, &self.progress).run().await?;
@@ -305,14 +316,17 @@ fn choose_local(
     store: &ContentStore,
     root: &Descriptor,
     platform: &Platform,
-) -> crate::error::Result<Option<(Descriptor, Manifest)>> {
-    let mut descriptor = plain(root);
+) -> crate::error::Result<Option<(Descriptor, Manifest, bool)>> {
+    let (mut descriptor, mut usual) = (plain(root), true);
     for _ in 0..=MAX_INDEX_DEPTH {
         let bytes = store.read_json_blob(&descriptor.digest, descriptor.size)?;
         match Document::parse(&bytes, &descriptor)? {
-            Document::Manifest(manifest) => return Ok(Some((descriptor, *manifest))),
+            Document::Manifest(manifest) => return Ok(Some((descriptor, *manifest, usual))),
             Document::Index(entries) => match best(&entries, platform) {
-                Some(entry) => descriptor = plain(entry),
+                Some(entry) => {
+                    descriptor = plain(entry);
+                    usual &= is_usual(&entries, &descriptor);
+                }
                 None => return Ok(None),
             },
         }
@@ -320,8 +334,13 @@ fn choose_local(
     Ok(None)
 }
 
+/// Whether the store would choose the same of an index: it does so for the platform of this host.
+fn is_usual(entries: &[Descriptor], chosen: &Descriptor) -> bool {
+    best(entries, &Platform::host()).is_some_and(|usual| usual.digest == chosen.digest)
+}
+
 fn no_platform(reference: &Reference, platform: &Platform) -> RegistryError {
-    RegistryError::NotFound { what: format!("an image for {platform} of {reference}") }
+    RegistryError::not_found(format!("an image for {platform} of {reference}"))
 }
 
 fn cancelled() -> RegistryError {

@@ -27,7 +27,7 @@ pub enum Kept {
 /// registry's settings, or in the first of podman's files (`$REGISTRY_AUTH_FILE`,
 /// `$XDG_RUNTIME_DIR/containers/auth.json`, `~/.config/containers/auth.json`).
 ///
-/// `client` forgets what it knew of the registry only with a new [`Client`].
+/// A [`Client`] keeps the credentials that it has found: make a new one after a login.
 ///
 /// # Errors
 /// `Unauthorized` if the registry does not accept them; [`RegistryError`] otherwise.

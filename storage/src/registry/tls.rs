@@ -22,10 +22,11 @@ pub(super) enum Trust {
     Anything,
 }
 
-/// A configuration for a client of a registry with these settings.
+/// A configuration for a client of a registry with these settings; `more` are files of certificates.
 pub(super) fn config(
     settings: &HostSettings,
     roots: &(Option<PathBuf>, Option<PathBuf>),
+    more: &[PathBuf],
     trust: Trust,
 ) -> Result<ClientConfig> {
     let provider = Arc::new(ring::default_provider());
@@ -36,10 +37,11 @@ pub(super) fn config(
         return Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth());
     }
     let mut store = system_roots(roots);
-    if let Some(ca) = &settings.ca {
+    for ca in settings.ca.iter().chain(more) {
         add_file(&mut store, ca)?;
     }
-    if store.is_empty() {
+    // Who has no certificates at all may still follow one plain registry to another.
+    if store.is_empty() && !settings.plain_http {
         let why = "there are none: install the package ca-certificates, or set SSL_CERT_FILE";
         return Err(wrong("the certificates of this system", why));
     }

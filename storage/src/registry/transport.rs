@@ -19,7 +19,7 @@ use super::client::ClientOptions;
 use super::config::RegistryConfig;
 use super::credentials::Credential;
 use super::endpoint::Endpoint;
-use super::error::{RegistryError, Result, shown};
+use super::error::{RegistryError, Result, host_port, shown};
 use super::retry;
 
 const MAX_REDIRECTS: usize = 5;
@@ -51,6 +51,8 @@ pub(super) struct Call<'a> {
     pub(super) wanted: Wanted<'a>,
     /// What is asked for, for messages.
     pub(super) what: String,
+    /// How often it may be sent again.
+    pub(super) retries: u32,
 }
 
 /// Where a request goes.
@@ -72,7 +74,7 @@ pub(super) struct Reply {
 impl<'a> Call<'a> {
     pub(super) fn new(method: Method, path: String, wanted: Wanted<'a>, what: String) -> Self {
         let (headers, body) = (HeaderMap::new(), CallBody::None);
-        Self { method, target: Target::Path(path), headers, body, wanted, what }
+        Self { method, target: Target::Path(path), headers, body, wanted, what, retries: u32::MAX }
     }
 
     fn is_read(&self) -> bool {
@@ -114,10 +116,13 @@ impl Transport {
         if endpoint.is_home(url) {
             return Ok(endpoint.own().clone());
         }
-        let host = url.host_str().unwrap_or_default();
-        let host = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+        let host = host_port(url);
         if self.config.knows(&host) || is_configured(endpoint, url) {
-            return Ok(self.endpoint(&host)?.own().clone());
+            let other = self.endpoint(&host)?;
+            // Who speaks plain HTTP has no certificate that need not be verified.
+            if url.scheme() == "http" || !other.is_plain() {
+                return Ok(other.own().clone());
+            }
         }
         endpoint.elsewhere(&self.config, &self.options, url).cloned()
     }
@@ -132,7 +137,8 @@ impl Transport {
             };
             let repeatable =
                 call.method.is_idempotent() || matches!(error, RegistryError::RateLimited { .. });
-            match self.pause(&error, attempt).filter(|_| repeatable) {
+            let more = repeatable && attempt < call.retries;
+            match self.pause(&error, attempt).filter(|_| more) {
                 Some(pause) => tokio::time::sleep(pause).await,
                 None => return Err(error),
             }
@@ -274,7 +280,7 @@ impl Transport {
         let after = retry::asked(response.headers());
         match response.status() {
             status if status.is_success() => Ok(()),
-            StatusCode::NOT_FOUND => Err(RegistryError::NotFound { what: what.to_owned() }),
+            StatusCode::NOT_FOUND => Err(RegistryError::not_found(what.to_owned())),
             StatusCode::TOO_MANY_REQUESTS => {
                 Err(RegistryError::RateLimited { registry: endpoint.host.clone(), after })
             }
@@ -329,7 +335,8 @@ impl Transport {
 
 /// Adds what the registry said to an error that has a place for it.
 fn with_detail(mut error: RegistryError, said: &str) -> RegistryError {
-    if let RegistryError::Unauthorized { detail, .. } | RegistryError::Status { detail, .. } = &mut error {
+    use RegistryError::{NotFound, Status, Unauthorized};
+    if let Unauthorized { detail, .. } | Status { detail, .. } | NotFound { detail, .. } = &mut error {
         detail.push_str(said);
     }
     error

@@ -4,5 +4,9 @@
 
 mod common;
 mod hostile;
+mod kill;
+mod leads;
 mod mock;
+mod push;
 mod real;
+mod token;

@@ -2,12 +2,12 @@
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 use vesselrt_storage::Digest;
 
 use crate::common::{config, noise};
@@ -42,8 +42,8 @@ pub(crate) enum Body {
     Endless,
     /// These bytes, announced with their length, a few at a time.
     Drip { bytes: Vec<u8>, step: usize, every: Duration },
-    /// Nothing, and the connection stays open.
-    Hang,
+    /// Nothing of these many bytes, and the connection stays open.
+    Hang(u64),
     /// Not even headers: the connection is closed.
     Reset,
 }
@@ -159,7 +159,7 @@ pub(crate) fn ranged(request: &Request, bytes: &[u8]) -> Answer {
 
 /// A server on loopback.
 pub(crate) struct Mock {
-    pub(crate) address: SocketAddr,
+    pub(crate) port: u16,
     pub(crate) host: String,
     seen: Arc<Mutex<Vec<Request>>>,
     task: tokio::task::JoinHandle<()>,
@@ -176,16 +176,33 @@ impl Mock {
         content: Content,
         hook: impl Fn(&Request) -> Option<Answer> + Send + Sync + 'static,
     ) -> Self {
+        Self::start_with(content, hook, None).await
+    }
+
+    /// With TLS, if there is an acceptor.
+    pub(crate) async fn start_with(
+        content: Content,
+        hook: impl Fn(&Request) -> Option<Answer> + Send + Sync + 'static,
+        tls: Option<TlsAcceptor>,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let seen = Arc::<Mutex<Vec<Request>>>::default();
         let (log, content, hook): (_, _, Hook) = (seen.clone(), Arc::new(content), Arc::new(hook));
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream, log.clone(), content.clone(), hook.clone()));
+                let (log, content, hook) = (log.clone(), content.clone(), hook.clone());
+                match tls.clone() {
+                    None => drop(tokio::spawn(serve(stream, log, content, hook))),
+                    Some(tls) => drop(tokio::spawn(async move {
+                        if let Ok(stream) = tls.accept(stream).await {
+                            serve(stream, log, content, hook).await;
+                        }
+                    })),
+                }
             }
         });
-        Self { address, host: address.to_string(), seen, task }
+        Self { port: address.port(), host: address.to_string(), seen, task }
     }
 
     /// All requests so far.
@@ -203,7 +220,11 @@ impl Mock {
     }
 }
 
-async fn serve(stream: TcpStream, log: Arc<Mutex<Vec<Request>>>, content: Arc<Content>, hook: Hook) {
+/// A connection.
+trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Io for S {}
+
+async fn serve<S: Io>(stream: S, log: Arc<Mutex<Vec<Request>>>, content: Arc<Content>, hook: Hook) {
     let mut stream = BufReader::new(stream);
     while let Some(request) = read(&mut stream).await {
         log.lock().unwrap().push(request.clone());
@@ -214,7 +235,7 @@ async fn serve(stream: TcpStream, log: Arc<Mutex<Vec<Request>>>, content: Arc<Co
     }
 }
 
-async fn read(stream: &mut BufReader<TcpStream>) -> Option<Request> {
+async fn read<S: Io>(stream: &mut BufReader<S>) -> Option<Request> {
     let mut line = String::new();
     stream.read_line(&mut line).await.ok().filter(|n| *n > 0)?;
     let mut words = line.split_whitespace().map(str::to_owned);
@@ -233,13 +254,13 @@ async fn read(stream: &mut BufReader<TcpStream>) -> Option<Request> {
 }
 
 /// `None` if the connection cannot be used again.
-async fn write(stream: &mut TcpStream, request: &Request, answer: Answer) -> Option<()> {
+async fn write<S: Io>(stream: &mut S, request: &Request, answer: Answer) -> Option<()> {
     let length = match &answer.body {
         Body::Reset => return None,
         Body::Full(bytes) | Body::Drip { bytes, .. } => Some(bytes.len() as u64),
         Body::Claimed(_, length) => Some(*length),
         Body::Endless => None,
-        Body::Hang => Some(100),
+        Body::Hang(length) => Some(*length),
     };
     let mut head = format!("HTTP/1.1 {} X\r\n", answer.status);
     for (name, value) in &answer.headers {
@@ -272,10 +293,23 @@ async fn write(stream: &mut TcpStream, request: &Request, answer: Answer) -> Opt
             }
             Some(())
         }
-        Body::Hang => {
+        Body::Hang(_) => {
             tokio::time::sleep(Duration::from_secs(60)).await;
             None
         }
         Body::Reset => None,
     }
+}
+
+/// A certificate for `names`, signed by itself: the acceptor, and the certificate in PEM.
+pub(crate) fn certificate(names: &[&str]) -> (TlsAcceptor, String, String) {
+    use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+    use tokio_rustls::rustls::{ServerConfig, crypto::ring};
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let made = rcgen::generate_simple_self_signed(names).unwrap();
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+    let server = builder.with_single_cert(vec![made.cert.der().clone()], key).unwrap();
+    (TlsAcceptor::from(Arc::new(server)), made.cert.pem(), made.signing_key.serialize_pem())
 }

@@ -101,3 +101,12 @@ fn scopes_are_joined() {
     assert_eq!(scopes("", Some("aws")), ["aws"]);
     assert!(scopes("", None).is_empty());
 }
+
+proptest::proptest! {
+    #[test]
+    fn no_header_is_too_odd(value in "[ -~\t]{0,300}", scheme in "(Bearer|Basic|bearer) ?", realm in "[ -~]{0,60}") {
+        parsed(&[&value]);
+        parsed(&[&format!("{scheme} realm=\"{realm}\",{value}")]);
+        let _ = check_realm(&https("r.example"), &realm);
+    }
+}

@@ -3,7 +3,7 @@
 
 use serde::Deserialize;
 
-use super::{Route, Sources, conf_files, joined, read_toml};
+use super::{Route, Sources, files_of, joined, read_toml};
 use crate::reference::Reference;
 use crate::registry::error::{RegistryError, Result};
 
@@ -55,7 +55,7 @@ pub(super) fn load(sources: &Sources) -> Result<Vec<Rule>> {
         candidates.into_iter().find(|path| path.exists())
     });
     let drop_ins = [&system, &user].into_iter().flatten();
-    let drop_ins = drop_ins.flat_map(|dir| conf_files(&dir.join("registries.conf.d")));
+    let drop_ins = drop_ins.flat_map(|dir| files_of(&dir.join("registries.conf.d"), "conf"));
     let mut rules: Vec<Rule> = Vec::new();
     for path in main.into_iter().chain(drop_ins) {
         let Some(conf) = read_toml::<Conf>(&path)? else { continue };

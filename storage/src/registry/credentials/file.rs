@@ -50,11 +50,16 @@ impl AuthFile {
         Ok(Some(Self { path: path.to_path_buf(), root }))
     }
 
-    /// The helper for `host`.
-    pub(crate) fn helper(&self, host: &str) -> Option<&str> {
+    /// The helper that is named for `host`.
+    pub(crate) fn own_helper(&self, host: &str) -> Option<&str> {
         let helpers = self.root.get("credHelpers").and_then(Value::as_object);
         let own = keys(host, "").into_iter().find_map(|key| helpers?.get(&key)?.as_str());
-        own.or_else(|| self.root.get("credsStore")?.as_str()).filter(|name| !name.is_empty())
+        own.filter(|name| !name.is_empty())
+    }
+
+    /// The helper for all others.
+    pub(crate) fn general_helper(&self) -> Option<&str> {
+        self.root.get("credsStore")?.as_str().filter(|name| !name.is_empty())
     }
 
     /// The credentials in the file itself for `path` at `host`.

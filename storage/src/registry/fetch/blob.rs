@@ -19,7 +19,7 @@ use crate::verify::VerifyError;
 
 /// How many pieces may wait for the disk.
 const QUEUE: usize = 8;
-/// An attempt that brought this many bytes was no failure.
+/// An attempt that got this many bytes further than any before was no failure.
 const PROGRESS: u64 = 1 << 20;
 /// How often progress is told, in bytes.
 const STEP: u64 = 256 * 1024;
@@ -133,9 +133,9 @@ impl Job {
         transferred: &mut u64,
     ) -> std::result::Result<(Partial, u32), (RegistryError, Option<Partial>)> {
         let mut requests = 0;
-        let mut last = RegistryError::NotFound { what: format!("blob {}", self.blob.digest) };
+        let mut last = RegistryError::not_found(format!("blob {}", self.blob.digest));
         while let Some(place) = places.get(*first) {
-            let mut failures = 0;
+            let (mut failures, mut best) = (0, partial.done());
             let mut etag = None;
             loop {
                 if partial.done() == self.blob.size {
@@ -149,8 +149,12 @@ impl Job {
                 };
                 partial = back;
                 let Err(error) = outcome else { continue };
-                failures = if came >= PROGRESS { 0 } else { failures };
-                let Some(pause) = self.client.transport.pause(&error, failures) else {
+                // Not what came counts, but how far it got: some registries start over each time.
+                if partial.done() >= best.saturating_add(PROGRESS) {
+                    (failures, best) = (0, partial.done());
+                }
+                let more = failures < place.retries();
+                let Some(pause) = self.client.transport.pause(&error, failures).filter(|_| more) else {
                     let last_place = *first + 1 == places.len();
                     if is_damage(&error.kind()) && !last_place {
                         partial = self.emptied(partial).await.map_err(|e| (e, None))?;
