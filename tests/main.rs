@@ -35,6 +35,7 @@ mod lifecycle;
 mod paths;
 mod persistence;
 mod property;
+mod registry;
 mod save;
 mod snapshots;
 mod storage;

@@ -91,7 +91,7 @@ async fn skopeo_reads_every_format(store: &Store) {
 }
 
 /// The tree of an unpacked image is the vessel's.
-async fn assert_same(vessel: &Vessel, rootfs: &Path) {
+pub(crate) async fn assert_same(vessel: &Vessel, rootfs: &Path) {
     for dir in LIVED_IN {
         // A file one of whose names was deleted in a higher layer still counts that name in an overlay. Which names
         // are one file is listed at the end anyway.

@@ -46,7 +46,7 @@ impl ManagerInner {
 
     fn registries(&self) -> Result<RegistryConfig> {
         match &self.config.registries {
-            Registries::Given(config) => Ok(RegistryConfig::clone(config)),
+            Registries::Given(config) => Ok((**config).clone()),
             Registries::Load(sources) => RegistryConfig::load(sources)
                 .map_err(|e| Error::registry("failed to read the configuration of registries", e)),
         }
