@@ -119,6 +119,15 @@ impl ManagerInner {
         Ok(report)
     }
 
+    /// [`Self::prune`] of what has no name, which is moved to the trash only.
+    pub(super) async fn prune_content(self: &Arc<Self>) -> Result<PruneReport> {
+        let own = Arc::clone(self);
+        let _alone = blocking(move || own.store.remove_images()).await?;
+        let vessels = open::list(self).await?;
+        let own = Arc::clone(self);
+        blocking(move || own.prune_unused(false, &vessels)).await
+    }
+
     fn prune_unused(&self, all: bool, vessels: &[VesselManifest]) -> Result<PruneReport> {
         let mut report = PruneReport::default();
         if all {
