@@ -108,6 +108,20 @@ impl Manager {
         self.runtime.run(self.inner.create_vessel_with(options)).map(|vessel| self.vessel(vessel))
     }
 
+    /// See [`crate::Manager::create_vessel_telling`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn create_vessel_telling(
+        &self,
+        options: CreateOptions,
+        progress: impl FnMut(PullProgress) + Send + 'static,
+    ) -> Result<Vessel> {
+        self.runtime
+            .run(self.inner.create_vessel_telling(options, progress))
+            .map(|vessel| self.vessel(vessel))
+    }
+
     /// See [`crate::Manager::open_vessel`].
     ///
     /// # Errors

@@ -97,7 +97,7 @@ impl Manager {
     }
 
     /// Makes a vessel with a new id. An image that is not known yet is looked for in the
-    /// [`Storage`](crate::Storage::load_image); nothing is downloaded. `work_dir` is where relative paths and commands
+    /// [`Storage`](crate::Storage::load_image), and then in its registry. `work_dir` is where relative paths and commands
     /// begin, created if missing: empty is the image's own, a relative one is `/`.
     ///
     /// # Errors
@@ -113,8 +113,20 @@ impl Manager {
     /// # Errors
     /// Those of [`Self::create_vessel`]; [`AlreadyExists`](crate::ErrorKind::AlreadyExists) for a given id that is taken.
     pub async fn create_vessel_with(&self, options: CreateOptions) -> Result<Vessel> {
-        let inner = Arc::clone(&self.inner);
-        detached(async move { create::create(&inner, options).await }).await
+        self.create_vessel_telling(options, |_| {}).await
+    }
+
+    /// [`Self::create_vessel_with`], where `progress` hears how far the pull is, if there is one.
+    ///
+    /// # Errors
+    /// Those of [`Self::create_vessel_with`].
+    pub async fn create_vessel_telling(
+        &self,
+        options: CreateOptions,
+        progress: impl FnMut(PullProgress) + Send + 'static,
+    ) -> Result<Vessel> {
+        let (inner, progress) = (Arc::clone(&self.inner), Arc::new(Mutex::new(progress)) as pull::Progress);
+        detached(async move { create::create(&inner, options, &progress).await }).await
     }
 
     /// Opens a vessel: joins its shim if one runs, starts one otherwise. What was not snapshotted is still there. What a
@@ -391,8 +403,7 @@ impl Manager {
     /// committed or run is left alone.
     ///
     /// # Errors
-    /// [`Unavailable`](crate::ErrorKind::Unavailable) while something is pulled or committed for longer than half a
-    /// minute.
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) while something is pulled or committed.
     pub async fn prune_images(&self, all: bool) -> Result<PruneReport> {
         let inner = Arc::clone(&self.inner);
         detached(async move { inner.prune(all).await }).await

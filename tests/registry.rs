@@ -1,6 +1,7 @@
 //! Images and histories to a real registry and back.
 #![forbid(unsafe_code)]
 
+mod disturbed;
 mod histories;
 
 use std::process::Stdio;

@@ -4,9 +4,9 @@
 use clap::Args;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
-use vesselrt::{CreateOptions, Manager, OverlayDriver, VesselManifest, VesselStatus};
+use vesselrt::{CreateOptions, Manager, OverlayDriver, Vessel, VesselManifest, VesselStatus};
 
-use super::registry::When;
+use super::registry::{Transfers, When};
 use super::tables::{Table, ago, short};
 use super::values::{self, printable};
 use super::{Context, Failure, Outcome};
@@ -78,13 +78,22 @@ pub(super) struct Rm {
 /// The id is the last thing on standard output.
 pub(super) async fn create(args: Create, context: &Context) -> Outcome {
     let options = args.flags.options(&args.image);
-    let vessel = context.manager().await?.create_vessel_with(options).await?;
+    let vessel = pulling(&context.manager().await?, options, context).await?;
     let manifest = vessel.manifest();
     vessel.close().await?;
     match context.json {
         true => context.print_json(&manifest),
         false => context.print_line(&manifest.id),
     }
+}
+
+/// Creates a vessel, and shows how far the pull is if there is one.
+pub(super) async fn pulling(manager: &Manager, options: CreateOptions, context: &Context) -> Outcome<Vessel> {
+    let transfers = Transfers::bars(context);
+    let shown = transfers.clone();
+    let vessel = manager.create_vessel_telling(options, move |at| shown.pull(&at)).await;
+    transfers.end();
+    Ok(vessel?)
 }
 
 pub(super) async fn ls(_: &Ls, context: &Context) -> Outcome {

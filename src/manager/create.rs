@@ -13,6 +13,7 @@ use vesselrt_storage::manifest::VesselManifest;
 
 use super::layers::sha256_hex;
 use super::open::{LOCK, STATE, UNFINISHED, shut_down, write_state};
+use super::pull::Progress;
 use super::{ManagerInner, start};
 use crate::config::PullPolicy;
 use crate::error::{Error, ErrorKind, Result};
@@ -95,12 +96,16 @@ impl CreateOptions {
     }
 }
 
-pub(super) async fn create(manager: &Arc<ManagerInner>, options: CreateOptions) -> Result<Vessel> {
+pub(super) async fn create(
+    manager: &Arc<ManagerInner>,
+    options: CreateOptions,
+    progress: &Progress,
+) -> Result<Vessel> {
     if let Some(id) = &options.id {
         vesselrt_storage::validate_id(id)
             .map_err(|e| Error::invalid(format!("invalid id of a vessel: {id:?}")).with_source(e))?;
     }
-    let (_in_use, record) = manager.obtain_image(&options.image, options.pull).await?;
+    let (_in_use, record) = manager.obtain_image(&options.image, options.pull, progress).await?;
     let (own, image) = (Arc::clone(manager), record.clone());
     blocking(move || own.unpack_image(&image, &mut |_| {})).await?;
     let work_dir = paths::work_dir(&options.work_dir, image_work_dir(&record))?;

@@ -16,7 +16,7 @@ use vesselrt_storage::image::platform::Platform;
 use vesselrt_storage::manifest::VesselManifest;
 use vesselrt_storage::{ByteStream, Digest, ImageRecord, Reference, StorageErrorKind};
 
-use super::prune::is_busy;
+use super::prune::{PRUNE_PATIENCE, is_busy};
 use super::pull;
 use super::{ManagerInner, open};
 use crate::config::PullPolicy;
@@ -233,10 +233,11 @@ impl ManagerInner {
         self: &Arc<Self>,
         text: &str,
         policy: PullPolicy,
+        progress: &pull::Progress,
     ) -> Result<(FileLock, ImageRecord)> {
         if policy == PullPolicy::Always && Digest::parse(text).is_err() {
             let reference = parse_reference(text)?;
-            self.pull(&self.client()?, &reference, None, &pull::silent()).await?;
+            self.pull(&self.client()?, &reference, None, progress).await?;
         }
         // What was pulled may be removed again before it is in use; not for ever.
         for _ in 0..3 {
@@ -250,7 +251,7 @@ impl ManagerInner {
             if Digest::parse(text).is_ok() {
                 break;
             }
-            self.pull_missing(text, &pull::silent()).await?;
+            self.pull_missing(text, progress).await?;
         }
         Err(not_known(text))
     }
@@ -409,7 +410,7 @@ impl ManagerInner {
             self.content.untag(reference).map_err(failed)?;
         }
         let keep = self.bases(vessels)?;
-        match self.content.prune_blobs(&keep) {
+        match self.content.prune_blobs_within(&keep, PRUNE_PATIENCE) {
             // Something is being pulled or committed: the next prune removes what nothing needs then.
             Err(e) if is_busy(&e) => {}
             pruned => _ = pruned.map_err(failed)?,

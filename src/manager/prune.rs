@@ -4,6 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use vesselrt_storage::content::ImageEntry;
 use vesselrt_storage::manifest::VesselManifest;
@@ -13,6 +14,9 @@ use super::images::{is_base, not_known, parse_reference};
 use super::{ManagerInner, open};
 use crate::error::{Error, ErrorKind, Result};
 use crate::offload::blocking;
+
+/// How long to wait for pulls and commits. Not long: meanwhile they wait for us.
+pub(super) const PRUNE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// An image, and what it takes in the store.
 #[derive(Debug, Clone)]
@@ -115,13 +119,22 @@ impl ManagerInner {
         Ok(report)
     }
 
+    /// [`Self::prune`] of what has no name, which is moved to the trash only.
+    pub(super) async fn prune_content(self: &Arc<Self>) -> Result<PruneReport> {
+        let own = Arc::clone(self);
+        let _alone = blocking(move || own.store.remove_images()).await?;
+        let vessels = open::list(self).await?;
+        let own = Arc::clone(self);
+        blocking(move || own.prune_unused(false, &vessels)).await
+    }
+
     fn prune_unused(&self, all: bool, vessels: &[VesselManifest]) -> Result<PruneReport> {
         let mut report = PruneReport::default();
         if all {
             report.images = self.untag_unused(vessels)?;
         }
         let keep = self.bases(vessels)?;
-        let pruned = self.content.prune_blobs(&keep);
+        let pruned = self.content.prune_blobs_within(&keep, PRUNE_PATIENCE);
         let pruned = pruned.map_err(|e| Error::storage("failed to remove what no image has", e))?;
         (report.blobs, report.bytes) = (pruned.blobs, pruned.bytes);
         report.layers = self.discard_unused_layers(&keep)?;

@@ -183,11 +183,9 @@ impl ManagerInner {
     ) -> Result<(Fetched, Vec<String>)> {
         // An index is looked into for this host whenever it is used: for another platform the manifest itself is kept.
         let keep_index = platform.is_none();
-        let options = FetchOptions {
-            platform: platform.unwrap_or_else(Platform::host),
-            keep_index,
-            ..FetchOptions::default()
-        };
+        let platform = platform.unwrap_or_else(Platform::host);
+        let max_bytes = self.config.limits.image_archive_bytes;
+        let options = FetchOptions { platform, keep_index, max_bytes };
         let (send, arrivals) = mpsc::channel();
         let told = Arc::clone(progress);
         let hear = move |event: FetchEvent| {

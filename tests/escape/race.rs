@@ -35,15 +35,16 @@ async fn swapped(store: &Store) {
     // The same path inside, so that a link resolved in the vessel finds something.
     sh(&vessel, &format!("mkdir -p {victim}; echo of the link > {victim}/secret")).await;
     let attacker = ExecOptions::new(["sh", "-c", &swapper(&victim)]).persist_result(true);
-    let attack = vessel.exec(attacker);
-    let work = async {
+    // On the heap: the stack of a test thread is small for all of this at once.
+    let attack = Box::pin(vessel.exec(attacker));
+    let work = Box::pin(async {
         while vessel.stat("ready").await.is_err() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let seen = operations(&vessel, &canary).await;
         vessel.write_file("stop", b"", 0o644).await.unwrap();
         seen
-    };
+    });
     let (ended, seen) =
         within(Duration::from_secs(140), "the race", async { tokio::join!(attack, work) }).await;
     assert!(ended.is_ok());
@@ -60,7 +61,7 @@ async fn swapped(store: &Store) {
 async fn operations(vessel: &Vessel, canary: &Canary) -> BTreeMap<String, usize> {
     let mut seen = BTreeMap::new();
     for n in 0..OPERATIONS {
-        let outcome = operation(vessel, n).await;
+        let outcome = Box::pin(operation(vessel, n)).await;
         let text = match outcome {
             Ok(data) => {
                 assert!(!canary.is_told_by(&data), "the secret of the host was read");

@@ -30,9 +30,15 @@ enum Shown {
 
 impl Transfers {
     pub(in crate::cli) fn new(context: &Context) -> Self {
-        let shown = if context.json {
-            Shown::Json { last: HashMap::new() }
-        } else if context.quiet || !io::stderr().is_terminal() {
+        if context.json {
+            return Self(Arc::new(Mutex::new(Shown::Json { last: HashMap::new() })));
+        }
+        Self::bars(context)
+    }
+
+    /// Bars or nothing: for verbs whose output is something else.
+    pub(in crate::cli) fn bars(context: &Context) -> Self {
+        let shown = if context.json || context.quiet || !io::stderr().is_terminal() {
             Shown::Nothing
         } else {
             let all = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());

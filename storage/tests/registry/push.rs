@@ -264,3 +264,22 @@ async fn lists_of_tags_end() {
     let endless = client(&[&mock.host]).list_tags(&Reference::parse(&mock.reference()).unwrap()).await;
     assert_eq!(endless.unwrap_err().kind(), Kind::LimitExceeded);
 }
+
+#[test]
+fn everything_can_be_spawned() {
+    fn spawnable<T: Send>(_: T) {}
+    let (client, store) = (client(&[]), store());
+    let reference = Reference::parse("r.example/x").unwrap();
+    let blob = Descriptor::new("x", Digest::sha256(b"x"), 1);
+    let source = BlobSource::Bytes(Bytes::from_static(b"x"));
+    let options = Default::default();
+    spawnable(client.upload_blob(&reference, &blob, &source, |_| {}));
+    spawnable(client.put_manifest(&reference, "x", Bytes::new()));
+    spawnable(client.mount_blob(&reference, &blob, &reference));
+    spawnable(client.blob(&reference, &blob, 0));
+    spawnable(vesselrt_storage::registry::fetch(&client, &store.content, &reference, &options, |_| {}));
+    spawnable(vesselrt_storage::registry::fetch_blob(&client, &store.content, &reference, &blob, |_| {}));
+    let config = RegistryConfig::default();
+    let credential = vesselrt_storage::registry::Credential::password("u", "p");
+    spawnable(vesselrt_storage::registry::login(&client, &config, "r.example", credential));
+}

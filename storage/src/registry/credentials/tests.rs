@@ -169,6 +169,28 @@ async fn helpers_answer() {
 }
 
 #[tokio::test]
+async fn helpers_keep_and_forget() {
+    if !root_only() {
+        return;
+    }
+    let tmp = tempfile::tempdir().unwrap();
+    let kept = tmp.path().join("kept");
+    let script = format!(
+        r#"case "$1" in store) cat > {0} ;; get) read -r url; cat {0} ;; erase) read -r url; echo "$url" > {0}.gone ;; esac"#,
+        kept.display()
+    );
+    let helper = helper(tmp.path(), &script, 0o755).unwrap();
+    for credential in [Credential::password("u", "p\"q"), Credential::IdentityToken(Secret::new("t"))] {
+        helper.store("h.example", &credential).await.unwrap();
+        assert_eq!(helper.get("h.example").await.unwrap(), Some(credential));
+    }
+    assert!(std::fs::read_to_string(&kept).unwrap().contains(r#""ServerURL":"h.example""#));
+    assert!(helper.store("h.example", &Credential::Bearer(Secret::new("t"))).await.is_err());
+    helper.erase("h.example").await.unwrap();
+    assert_eq!(std::fs::read_to_string(tmp.path().join("kept.gone")).unwrap().trim(), "h.example");
+}
+
+#[tokio::test]
 async fn helpers_that_are_not_to_be_trusted() {
     if !root_only() {
         return;
