@@ -2,20 +2,19 @@
 #![forbid(unsafe_code)]
 
 use serde_json::{Value, json};
-use vesselrt::{
-    CommitOptions, ErrorKind, ExecOptions, ImageRecord, LayerCompression, Manager, OverlayDriver, Vessel,
-};
+use vesselrt::{CommitOptions, ErrorKind, ExecOptions, ImageRecord, LayerCompression, Manager, Vessel};
 
 use crate::testkit::image::{self, BASE};
 use crate::testkit::{Cap, Store, fails, fails_with, need, sh, tests, tests_on_each_driver, tree};
 
 tests_on_each_driver!(
     a_commit_has_a_layer_for_each_snapshot_and_one_of_what_is_in_none,
-    a_committed_image_has_the_tree_of_the_vessel,
     committing_again_gives_the_same_digests,
 );
 
 tests!(
+    // Of fuse-overlayfs not: it tells links and times of lower files now one way, now another.
+    a_committed_image_has_the_tree_of_the_vessel,
     a_commit_of_a_snapshot_leaves_out_what_came_later,
     what_is_only_an_archive_gives_the_same_layers,
     the_configuration_is_carried_over_and_changed,
@@ -86,18 +85,11 @@ async fn a_committed_image_has_the_tree_of_the_vessel(store: &Store) {
     commit(&manager, vessel.id(), CommitOptions::new("made")).await;
     let copy = manager.create_vessel("made", "").await.unwrap();
     assert_eq!(copy.manifest().work_dir, "/work");
-    // fuse-overlayfs does not always tell that two names of a lower layer are one file.
-    let told = |list: String| match store.driver() {
-        OverlayDriver::Fuse => {
-            list.replace(" links\n", "\n").split("== hard links").next().unwrap().to_owned()
-        }
-        _ => list,
-    };
     for dir in LIVED_IN {
         let dir = format!("/{dir}");
         let (ours, expected) =
             (tree::inside(&copy, &dir, false).await, tree::inside(&vessel, &dir, false).await);
-        assert_eq!(told(ours), told(expected), "{dir}");
+        assert_eq!(ours, expected, "{dir}");
     }
     copy.close().await.unwrap();
     vessel.close().await.unwrap();
