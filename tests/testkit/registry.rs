@@ -49,8 +49,12 @@ impl Registry {
             );
             fs::write(file(".yml"), config).unwrap();
             let log = fs::File::options().append(true).create(true).open(file(".log")).unwrap();
-            let mut command = Command::new("docker-registry");
-            command.arg("serve").arg(file(".yml")).stdin(Stdio::null());
+            // It ends with the test, however that ends.
+            let mut command = Command::new("setpriv");
+            command
+                .args(["--pdeathsig", "KILL", "docker-registry", "serve"])
+                .arg(file(".yml"))
+                .stdin(Stdio::null());
             command.stdout(log.try_clone().unwrap()).stderr(log).process_group(0);
             let mut registry = Self { child: command.spawn().unwrap(), port, log: file(".log") };
             if registry.comes_up() {
