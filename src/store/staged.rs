@@ -9,7 +9,7 @@ use rustix::rand::GetRandomFlags;
 
 use super::lock::{self, FileLock};
 use super::{Store, dirs};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// A directory in `staging`. Dropped, it goes to the trash; one whose process died is found by its lock being free.
 pub(crate) struct Staged {
@@ -24,7 +24,11 @@ impl Staged {
     pub(crate) fn new(store: &Arc<Store>) -> Result<Self> {
         for _ in 0..16 {
             let name = unique("new");
-            let dir = store.make_owned(store.staging.as_fd(), &name)?;
+            let dir = match store.make_owned(store.staging.as_fd(), &name) {
+                // Even before it was opened.
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                made => made?,
+            };
             let lock = lock::lock_dir(&dir)?;
             // Before it was locked, it may have been taken for one that was left behind.
             if dirs::is_same(store.staging.as_fd(), &name, dir.as_fd())? {

@@ -229,7 +229,13 @@ fn a_store_that_cannot_be_written_answers_and_loses_nothing() {
     };
     let lock = |mode| {
         if testkit::unprivileged() {
-            for dir in ["", "vessels", "data", "images", "data/vessels"] {
+            let own = [
+                format!("vessels/{id}"),
+                format!("data/vessels/{id}"),
+                format!("data/vessels/{id}/snapshots"),
+            ];
+            let shared = ["", "vessels", "data", "images", "data/vessels"];
+            for dir in shared.into_iter().chain(own.iter().map(String::as_str)) {
                 let _ =
                     std::fs::set_permissions(shell.root().join(dir), std::fs::Permissions::from_mode(mode));
             }

@@ -182,10 +182,11 @@ async fn there_is_a_loopback_interface_and_no_other(store: &Store) {
 async fn two_commands_talk_over_the_loopback_interface(store: &Store) {
     let (_manager, vessel) = store.vessel().await;
     let server = vessel.clone();
-    let serving = tokio::spawn(async move { sh(&server, "nc -l -p 4242 < /dev/null").await });
+    let serving = tokio::spawn(async move { sh(&server, "nc -l -p 4242 -e cat").await });
     let client = "until echo hello | nc -w 1 127.0.0.1 4242 2>/dev/null; do usleep 20000; done";
-    within(PATIENCE, "the client", sh(&vessel, client)).await;
-    assert_eq!(within(PATIENCE, "the server", serving).await.unwrap(), "hello\n");
+    // What the server sends back.
+    assert_eq!(within(PATIENCE, "the client", sh(&vessel, client)).await, "hello\n");
+    within(PATIENCE, "the server", serving).await.unwrap();
     vessel.close().await.unwrap();
 }
 
