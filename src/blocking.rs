@@ -34,8 +34,14 @@ use tokio::runtime::Runtime;
 use crate::config::ManagerConfig;
 use crate::error::{Error, Result};
 use crate::manager::VesselStatus;
+use crate::manager::commit::{CommitOptions, CommitProgress, CommitReport};
 use crate::manager::create::CreateOptions;
 use crate::manager::images::{ImageImport, ImportProgress, ImportReport};
+use crate::manager::prune::{ImageUsage, PruneReport, VerifyReport};
+use crate::manager::pull::{PullOptions, PullProgress, PullReport};
+use crate::manager::push::{PushProgress, PushReport};
+use crate::manager::save::SaveFormat;
+use vesselrt_storage::registry::Kept as CredentialsKept;
 use vesselrt_storage::{ImageRecord, VesselManifest};
 
 /// The runtime of a manager and all that came from it.
@@ -100,6 +106,20 @@ impl Manager {
     /// As there.
     pub fn create_vessel_with(&self, options: CreateOptions) -> Result<Vessel> {
         self.runtime.run(self.inner.create_vessel_with(options)).map(|vessel| self.vessel(vessel))
+    }
+
+    /// See [`crate::Manager::create_vessel_telling`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn create_vessel_telling(
+        &self,
+        options: CreateOptions,
+        progress: impl FnMut(PullProgress) + Send + 'static,
+    ) -> Result<Vessel> {
+        self.runtime
+            .run(self.inner.create_vessel_telling(options, progress))
+            .map(|vessel| self.vessel(vessel))
     }
 
     /// See [`crate::Manager::open_vessel`].
@@ -205,6 +225,140 @@ impl Manager {
     /// As there.
     pub fn remove_image(&self, reference: &str) -> Result<()> {
         self.runtime.run(self.inner.remove_image(reference))
+    }
+
+    /// See [`crate::Manager::commit_vessel`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn commit_vessel(
+        &self,
+        id: &str,
+        options: CommitOptions,
+        progress: impl FnMut(CommitProgress) + Send + 'static,
+    ) -> Result<CommitReport> {
+        self.runtime.run(self.inner.commit_vessel(id, options, progress))
+    }
+
+    /// See [`crate::Manager::pull_image`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn pull_image(
+        &self,
+        options: PullOptions,
+        progress: impl FnMut(PullProgress) + Send + 'static,
+    ) -> Result<PullReport> {
+        self.runtime.run(self.inner.pull_image(options, progress))
+    }
+
+    /// See [`crate::Manager::push_image`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn push_image(
+        &self,
+        reference: &str,
+        target: Option<&str>,
+        progress: impl FnMut(PushProgress) + Send + 'static,
+    ) -> Result<PushReport> {
+        self.runtime.run(self.inner.push_image(reference, target, progress))
+    }
+
+    /// See [`crate::Manager::push_snapshots`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn push_snapshots(
+        &self,
+        id: &str,
+        reference: &str,
+        with_base: bool,
+        progress: impl FnMut(PushProgress) + Send + 'static,
+    ) -> Result<PushReport> {
+        self.runtime.run(self.inner.push_snapshots(id, reference, with_base, progress))
+    }
+
+    /// See [`crate::Manager::pull_snapshots`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn pull_snapshots(
+        &self,
+        reference: &str,
+        id: Option<&str>,
+        progress: impl FnMut(PullProgress) + Send + 'static,
+    ) -> Result<VesselManifest> {
+        self.runtime.run(self.inner.pull_snapshots(reference, id, progress))
+    }
+
+    /// See [`crate::Manager::login`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn login(&self, host: &str, user: &str, password: &str) -> Result<CredentialsKept> {
+        self.runtime.run(self.inner.login(host, user, password))
+    }
+
+    /// See [`crate::Manager::logout`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn logout(&self, host: &str) -> Result<bool> {
+        self.runtime.run(self.inner.logout(host))
+    }
+
+    /// See [`crate::Manager::save_image`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn save_image(&self, reference: &str, format: SaveFormat, path: impl Into<PathBuf>) -> Result<()> {
+        self.runtime.run(self.inner.save_image(reference, format, path))
+    }
+
+    /// See [`crate::Manager::save_image_to`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn save_image_to(
+        &self,
+        reference: &str,
+        format: SaveFormat,
+        out: impl std::io::Write + Send + 'static,
+    ) -> Result<()> {
+        self.runtime.run(self.inner.save_image_to(reference, format, out))
+    }
+
+    /// See [`crate::Manager::tag_image`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn tag_image(&self, source: &str, target: &str) -> Result<ImageRecord> {
+        self.runtime.run(self.inner.tag_image(source, target))
+    }
+
+    /// See [`crate::Manager::image_usage`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn image_usage(&self) -> Result<Vec<ImageUsage>> {
+        self.runtime.run(self.inner.image_usage())
+    }
+
+    /// See [`crate::Manager::prune_images`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn prune_images(&self, all: bool) -> Result<PruneReport> {
+        self.runtime.run(self.inner.prune_images(all))
+    }
+
+    /// See [`crate::Manager::verify_images`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn verify_images(&self, reference: Option<&str>, repair: bool) -> Result<VerifyReport> {
+        self.runtime.run(self.inner.verify_images(reference, repair))
     }
 
     /// See [`crate::Manager::collect_garbage`].

@@ -5,6 +5,7 @@
 //! environment.
 #![forbid(unsafe_code)]
 
+mod commit;
 mod completions;
 mod context;
 mod cp;
@@ -16,6 +17,7 @@ mod fs;
 mod image;
 mod output;
 mod progress;
+mod registry;
 mod run;
 mod session;
 mod snapshot;
@@ -66,7 +68,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Import, list, show and remove images
+    /// Import, list, show, name, verify and remove images
     #[command(subcommand)]
     Image(image::Verb),
     /// Create a vessel from an image and print its id
@@ -94,6 +96,18 @@ enum Verb {
     /// Make, list, restore and remove snapshots
     #[command(subcommand)]
     Snapshot(snapshot::Verb),
+    /// Make an image of a vessel and print its reference
+    Commit(commit::Commit),
+    /// Write an image to a file for other tools
+    Save(commit::Save),
+    /// Pull an image from its registry and print its reference
+    Pull(registry::Pull),
+    /// Push an image to its registry and print the reference with the digest
+    Push(registry::Push),
+    /// Log in to a registry
+    Login(registry::Login),
+    /// Log out of a registry
+    Logout(registry::Logout),
     /// Say what this host can and cannot do, and the remedy
     Doctor(doctor::Doctor),
     /// Show the main job on an image made of this host's own tools
@@ -138,6 +152,12 @@ async fn dispatch(verb: Verb, context: &Context) -> Outcome<ExitCode> {
         Verb::Cp(args) => cp::run(args, context).await?,
         Verb::Fs(verb) => fs::run(verb, context).await?,
         Verb::Snapshot(verb) => snapshot::run(verb, context).await?,
+        Verb::Commit(args) => commit::commit(args, context).await?,
+        Verb::Push(args) => registry::push(args, context).await?,
+        Verb::Login(args) => registry::login(args, context).await?,
+        Verb::Logout(args) => registry::logout(args, context).await?,
+        Verb::Pull(args) => registry::pull(args, context).await?,
+        Verb::Save(args) => commit::save(args, context).await?,
         Verb::Doctor(args) => return doctor::run(&args, context).await,
         Verb::Demo(args) => return demo::run(args, context).await,
         Verb::Completions(args) => completions::run(&args, context)?,

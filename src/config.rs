@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use vesselrt_runtime::shim::protocol::Driver;
+use vesselrt_storage::registry::{RegistryConfig, Sources};
 use vesselrt_storage::{IdGenerator, Storage, UniqueIdGenerator};
 
 /// Which program stacks the layers of a vessel.
@@ -53,6 +54,36 @@ impl Default for Limits {
     }
 }
 
+/// How registries are reached, and as whom.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Registries {
+    /// With this configuration.
+    Given(Box<RegistryConfig>),
+    /// With what these places say, read when a registry is first needed.
+    Load(Sources),
+}
+
+impl Default for Registries {
+    /// With TLS, without credentials, whatever the environment says.
+    fn default() -> Self {
+        Self::Given(Box::default())
+    }
+}
+
+/// When an image is had from its registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum PullPolicy {
+    /// When it is neither in the store nor in the [`Storage`].
+    #[default]
+    Missing,
+    /// Whenever the registry has another one than the store.
+    Always,
+    /// Never.
+    Never,
+}
+
 /// What a [`Manager`](crate::Manager) is built from. The setters return the changed value, to be chained.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -72,6 +103,8 @@ pub struct ManagerConfig {
     /// How long to wait for a lock of a vessel that another process holds before it is a
     /// [`Conflict`](crate::ErrorKind::Conflict). Default: 10 s.
     pub lock_timeout: Duration,
+    /// How registries are reached.
+    pub registries: Registries,
 }
 
 impl ManagerConfig {
@@ -86,6 +119,7 @@ impl ManagerConfig {
             limits: Limits::default(),
             shim_path: None,
             lock_timeout: Duration::from_secs(10),
+            registries: Registries::default(),
         }
     }
 
@@ -128,6 +162,13 @@ impl ManagerConfig {
     #[must_use]
     pub fn shim_path(mut self, path: impl Into<PathBuf>) -> Self {
         self.shim_path = Some(path.into());
+        self
+    }
+
+    /// Sets how registries are reached.
+    #[must_use]
+    pub fn registries(mut self, registries: Registries) -> Self {
+        self.registries = registries;
         self
     }
 

@@ -14,6 +14,7 @@ use vesselrt_runtime::launch::LaunchError;
 use vesselrt_runtime::shim::client::CallError;
 use vesselrt_runtime::shim::protocol::{Fault, FaultKind};
 use vesselrt_storage::error::{StorageError, StorageErrorKind, io_kind};
+use vesselrt_storage::registry::RegistryError;
 
 /// The result of everything in this library.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -166,6 +167,19 @@ impl Error {
     /// `message` is what was tried ("failed to …").
     pub(crate) fn storage(message: impl Into<String>, source: StorageError) -> Self {
         Self::new(of_storage(source.kind(), || source.to_string()), message).with_source(source)
+    }
+}
+
+impl Error {
+    /// `message` is what was tried ("failed to …").
+    pub(crate) fn registry(message: impl Into<String>, source: RegistryError) -> Self {
+        let kind = of_storage(source.kind(), || source.to_string());
+        let remedy = source.remedy();
+        let error = Self::new(kind, message).with_source(source);
+        match remedy {
+            Some(remedy) => error.with_remedy(remedy),
+            None => error,
+        }
     }
 }
 

@@ -1,13 +1,22 @@
 //! [`Manager`]: makes, opens, lists and deletes the vessels of one store, and keeps its images.
 #![forbid(unsafe_code)]
 
+pub(crate) mod commit;
 pub(crate) mod create;
 mod delete;
+pub(crate) mod history;
 pub(crate) mod images;
 mod layers;
 pub(crate) mod open;
+mod parts;
+pub(crate) mod prune;
+pub(crate) mod pull;
+pub(crate) mod push;
+mod remote;
+pub(crate) mod save;
 mod start;
 mod sweep;
+mod transfer;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -16,6 +25,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use vesselrt_runtime::launch::{Launcher, host_mapping};
 use vesselrt_runtime::shim::protocol::Driver;
 use vesselrt_storage::manifest::VesselManifest;
+use vesselrt_storage::registry::Client;
 use vesselrt_storage::{CompressedStorage, Storage};
 use vesselrt_storage::{ContentStore, ImageRecord};
 
@@ -26,6 +36,7 @@ use crate::store::Store;
 use crate::vessel::Vessel;
 use create::CreateOptions;
 use images::{ImageImport, ImportProgress, ImportReport};
+use pull::PullProgress;
 
 /// Makes, opens, lists and deletes the vessels of one store. Clones are handles on the same manager; any number of
 /// processes may have managers of the same store.
@@ -39,7 +50,9 @@ pub(crate) struct ManagerInner {
     pub(crate) config: ManagerConfig,
     pub(crate) store: Arc<Store>,
     pub(crate) storage: Arc<dyn Storage>,
-    pub(crate) content: ContentStore,
+    pub(crate) content: Arc<ContentStore>,
+    /// Made when a registry is first needed.
+    client: Mutex<Option<Client>>,
     launcher: Mutex<Option<Launcher>>,
     /// One lock per reference that is looked up, so that it is imported once.
     imports: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
@@ -81,7 +94,7 @@ impl Manager {
     }
 
     /// Makes a vessel with a new id. An image that is not known yet is looked for in the
-    /// [`Storage`](crate::Storage::load_image); nothing is downloaded. `work_dir` is where relative paths and commands
+    /// [`Storage`](crate::Storage::load_image), and then in its registry. `work_dir` is where relative paths and commands
     /// begin, created if missing: empty is the image's own, a relative one is `/`.
     ///
     /// # Errors
@@ -97,8 +110,20 @@ impl Manager {
     /// # Errors
     /// Those of [`Self::create_vessel`]; [`AlreadyExists`](crate::ErrorKind::AlreadyExists) for a given id that is taken.
     pub async fn create_vessel_with(&self, options: CreateOptions) -> Result<Vessel> {
-        let inner = Arc::clone(&self.inner);
-        detached(async move { create::create(&inner, options).await }).await
+        self.create_vessel_telling(options, |_| {}).await
+    }
+
+    /// [`Self::create_vessel_with`], where `progress` hears how far the pull is, if there is one.
+    ///
+    /// # Errors
+    /// Those of [`Self::create_vessel_with`].
+    pub async fn create_vessel_telling(
+        &self,
+        options: CreateOptions,
+        progress: impl FnMut(PullProgress) + Send + 'static,
+    ) -> Result<Vessel> {
+        let (inner, progress) = (Arc::clone(&self.inner), Arc::new(Mutex::new(progress)) as pull::Progress);
+        detached(async move { create::create(&inner, options, &progress).await }).await
     }
 
     /// Opens a vessel: joins its shim if one runs, starts one otherwise. What was not snapshotted is still there. What a
@@ -252,7 +277,7 @@ impl fmt::Debug for Manager {
 impl ManagerInner {
     fn open(config: ManagerConfig) -> Result<Self> {
         let store = Arc::new(Store::open(&config.root, || Ok(host_mapping()?))?);
-        let content = ContentStore::open(store.path("images"))?;
+        let content = Arc::new(ContentStore::open(store.path("images"))?);
         let storage = match &config.storage {
             Some(storage) => Arc::clone(storage),
             None => Arc::new(CompressedStorage::local(store.path("data"))?),
@@ -262,6 +287,7 @@ impl ManagerInner {
             store,
             storage,
             content,
+            client: Mutex::new(None),
             launcher: Mutex::new(None),
             imports: Mutex::default(),
             sweeper: tokio::sync::Mutex::default(),

@@ -23,7 +23,7 @@ pub(crate) mod lease;
 pub(crate) mod paths;
 pub(crate) mod pump;
 pub(crate) mod session;
-mod snapshot;
+pub(crate) mod snapshot;
 mod terminal;
 
 use std::collections::BTreeMap;

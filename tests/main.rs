@@ -26,6 +26,7 @@ mod shell;
 mod testkit;
 
 mod blocking;
+mod commit;
 mod concurrency;
 mod crash;
 mod exec;
@@ -34,6 +35,8 @@ mod lifecycle;
 mod paths;
 mod persistence;
 mod property;
+mod registry;
+mod save;
 mod snapshots;
 mod storage;
 mod terminal;

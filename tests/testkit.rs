@@ -8,7 +8,9 @@ pub(crate) mod faulty;
 pub(crate) mod image;
 pub(crate) mod leftovers;
 pub(crate) mod random;
+pub(crate) mod registry;
 pub(crate) mod store;
+pub(crate) mod tools;
 pub(crate) mod tree;
 
 use std::future::Future;

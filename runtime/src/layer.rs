@@ -45,6 +45,8 @@ mod xattr;
 #[cfg(test)]
 mod tests;
 
+use serde::{Deserialize, Serialize};
+
 pub use blob::{BlobError, BlobSource, Compression, unpack_blob};
 pub use entry::Reject;
 pub use limits::Limits;
@@ -67,7 +69,7 @@ pub enum Dialect {
 }
 
 /// What kind of tree lies on disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TreeFormat {
     /// A layer of the kernel's overlay with `userxattr`.
     Overlay,

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod jobs;
+mod squeeze;
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -12,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use jobs::summary;
 
-pub use crate::layer::Compression;
+pub use crate::layer::{Compression, TreeFormat};
 use crate::shim::client::CallError;
 use crate::shim::protocol::Packed;
 use crate::shim::wire;
@@ -45,6 +46,15 @@ pub enum Job {
     /// Packs an ordinary directory as a tar with the ids as seen inside. Descriptors: the directory, the output.
     /// Output: [`JobDone::Packed`].
     PackTree,
+    /// Packs a layer of an overlay as a layer of an OCI image. Descriptors: the directory with its tree `fs`, the
+    /// output. Output: [`JobDone::Packed`] with digest and size of the uncompressed tar. Same tree, same bytes, on any number of
+    /// processors.
+    PackLayer {
+        /// What wrote the tree.
+        format: TreeFormat,
+        /// How to compress.
+        compression: Compression,
+    },
     /// Removes `name` and everything in it. Descriptor: its parent directory. Output: [`JobDone::Removed`].
     RemoveTree {
         /// Name of the entry; no slash.

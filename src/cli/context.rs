@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use vesselrt::{Manager, ManagerConfig, OverlayDriver, Vessel};
+use vesselrt::{Manager, ManagerConfig, OverlayDriver, Registries, Vessel};
 
 use super::{Failure, Outcome};
 
@@ -84,7 +84,8 @@ impl Context {
 
     /// A configuration for the store at `root`, with the driver that was asked for.
     pub(crate) fn config_at(&self, root: &Path) -> ManagerConfig {
-        ManagerConfig::new(root).overlay(self.driver)
+        let registries = Registries::Load(vesselrt::registry::default_sources());
+        ManagerConfig::new(root).overlay(self.driver).registries(registries)
     }
 
     /// Opens the store.

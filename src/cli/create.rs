@@ -4,8 +4,9 @@
 use clap::Args;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
-use vesselrt::{CreateOptions, Manager, OverlayDriver, VesselManifest, VesselStatus};
+use vesselrt::{CreateOptions, Manager, OverlayDriver, Vessel, VesselManifest, VesselStatus};
 
+use super::registry::{Transfers, When};
 use super::tables::{Table, ago, short};
 use super::values::{self, printable};
 use super::{Context, Failure, Outcome};
@@ -23,12 +24,16 @@ pub(super) struct Flags {
     /// Label of the vessel
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = values::label)]
     labels: Vec<(String, String)>,
+    /// When to pull the image from its registry
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t)]
+    pull: When,
 }
 
 impl Flags {
     /// The options for a vessel of `image`.
     pub(super) fn options(self, image: &str) -> CreateOptions {
-        let mut options = CreateOptions::new(image).work_dir(self.workdir.unwrap_or_default());
+        let mut options =
+            CreateOptions::new(image).work_dir(self.workdir.unwrap_or_default()).pull(self.pull.into());
         if let Some(id) = self.id {
             options = options.id(id);
         }
@@ -45,7 +50,7 @@ Examples:
 pub(super) struct Create {
     #[command(flatten)]
     flags: Flags,
-    /// Reference of an imported image
+    /// Reference of an image
     image: String,
 }
 
@@ -73,13 +78,22 @@ pub(super) struct Rm {
 /// The id is the last thing on standard output.
 pub(super) async fn create(args: Create, context: &Context) -> Outcome {
     let options = args.flags.options(&args.image);
-    let vessel = context.manager().await?.create_vessel_with(options).await?;
+    let vessel = pulling(&context.manager().await?, options, context).await?;
     let manifest = vessel.manifest();
     vessel.close().await?;
     match context.json {
         true => context.print_json(&manifest),
         false => context.print_line(&manifest.id),
     }
+}
+
+/// Creates a vessel, and shows how far the pull is if there is one.
+pub(super) async fn pulling(manager: &Manager, options: CreateOptions, context: &Context) -> Outcome<Vessel> {
+    let transfers = Transfers::bars(context);
+    let shown = transfers.clone();
+    let vessel = manager.create_vessel_telling(options, move |at| shown.pull(&at)).await;
+    transfers.end();
+    Ok(vessel?)
 }
 
 pub(super) async fn ls(_: &Ls, context: &Context) -> Outcome {

@@ -49,6 +49,11 @@ impl Failure {
         Self::new(ErrorKind::LimitExceeded.as_str(), message)
     }
 
+    /// A failure of any kind.
+    pub(crate) fn of_kind(kind: &ErrorKind, message: impl Into<String>) -> Self {
+        Self::new(kind.as_str(), message)
+    }
+
     /// A bug, or a system call that failed for no reason that a user could know.
     pub(crate) fn internal(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Internal.as_str(), message)

@@ -1,5 +1,7 @@
-//! `image import|ls|inspect|rm`.
+//! `image import|ls|inspect|history|tag|rm|prune|verify`.
 #![forbid(unsafe_code)]
+
+mod upkeep;
 
 use std::path::PathBuf;
 
@@ -7,7 +9,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use vesselrt::{ImageImport, ImageRecord, ImportProgress};
+use vesselrt::{ImageImport, ImageRecord, ImageUsage, ImportProgress};
 
 use super::progress::Progress;
 use super::tables::{Table, ago, short, size};
@@ -33,8 +35,16 @@ pub(super) enum Verb {
     Ls,
     /// Show an image
     Inspect(Which),
+    /// Show how an image was made, layer by layer
+    History(Which),
+    /// Give an image another name
+    Tag(upkeep::Tag),
     /// Remove images that no vessel is based on
     Rm(Rm),
+    /// Remove what no image has any more
+    Prune(upkeep::Prune),
+    /// Compare everything an image is made of with its digest
+    Verify(upkeep::Verify),
 }
 
 /// Arguments of `image import`.
@@ -59,7 +69,7 @@ pub(super) struct Import {
 pub(super) struct Which {
     /// Reference or digest of the image
     #[arg(value_name = "REF")]
-    reference: String,
+    pub(super) reference: String,
 }
 
 /// Arguments of `image rm`.
@@ -75,7 +85,11 @@ pub(super) async fn run(verb: Verb, context: &Context) -> Outcome {
         Verb::Import(args) => import(args, context).await,
         Verb::Ls => ls(context).await,
         Verb::Inspect(args) => inspect(&args, context).await,
+        Verb::History(args) => upkeep::history(&args, context).await,
+        Verb::Tag(args) => upkeep::tag(&args, context).await,
         Verb::Rm(args) => rm(args, context).await,
+        Verb::Prune(args) => upkeep::prune(&args, context).await,
+        Verb::Verify(args) => upkeep::verify(&args, context).await,
     }
 }
 
@@ -123,25 +137,33 @@ fn tell(progress: &Progress, at: ImportProgress) {
 }
 
 /// The reference, or the digest of an image that has none.
-fn name(image: &ImageRecord) -> String {
+pub(super) fn name(image: &ImageRecord) -> String {
     image.reference.clone().unwrap_or_else(|| image.manifest_digest.to_string())
 }
 
 async fn ls(context: &Context) -> Outcome {
-    let images = context.manager().await?.list_images().await?;
+    let images = context.manager().await?.image_usage().await?;
     if context.json {
-        return context.print_json(&images.iter().map(to_json).collect::<Vec<_>>());
+        let value = |usage: &ImageUsage| {
+            let mut value = to_json(&usage.image);
+            value["ownSize"] = usage.own.into();
+            value["sharedSize"] = usage.shared.into();
+            value
+        };
+        return context.print_json(&images.iter().map(value).collect::<Vec<_>>());
     }
     if context.quiet {
-        return context.print_ids(&images.iter().map(name).collect::<Vec<_>>());
+        return context.print_ids(&images.iter().map(|usage| name(&usage.image)).collect::<Vec<_>>());
     }
     let now = OffsetDateTime::now_utc();
-    let mut table = Table::new(&["REFERENCE", "DIGEST", "SIZE", "LAYERS", "CREATED"]);
-    for image in &images {
+    let mut table = Table::new(&["REFERENCE", "DIGEST", "SIZE", "OWN", "SHARED", "LAYERS", "CREATED"]);
+    for ImageUsage { image, own, shared, .. } in &images {
         table.row([
             name(image),
             short(&image.manifest_digest.to_string()).to_owned(),
             size(image.size),
+            size(*own),
+            size(*shared),
             image.layers.len().to_string(),
             created(image).map_or_else(|| "-".to_owned(), |created| ago(created, now)),
         ]);
@@ -202,7 +224,7 @@ async fn rm(args: Rm, context: &Context) -> Outcome {
     context.finish_ids(&removed, failure)
 }
 
-fn to_json(image: &ImageRecord) -> Value {
+pub(super) fn to_json(image: &ImageRecord) -> Value {
     let layer = |layer: &vesselrt::LayerRecord| {
         json!({
             "digest": layer.digest.to_string(),

@@ -22,6 +22,17 @@ pub(crate) fn failed(json: bool, failure: &Failure) -> ExitCode {
     code
 }
 
+/// Prints one event as a line of JSON. Whoever has left hears of the end by the exit code.
+pub(crate) fn event(value: &serde_json::Value) {
+    let _ = writeln!(io::stdout().lock(), "{value}");
+}
+
+/// Asks something on standard error.
+pub(crate) fn prompt(text: &str) {
+    let mut err = io::stderr().lock();
+    let _ = err.write_all(text.as_bytes()).and_then(|()| err.flush());
+}
+
 /// Prints what clap has to say where it belongs: help on standard output, complaints on standard error.
 pub(crate) fn rendered(error: &clap::Error) -> ExitCode {
     match error.print() {

@@ -30,7 +30,7 @@ pub(super) struct Run {
     vessel: create::Flags,
     #[command(flatten)]
     flags: exec::Flags,
-    /// Reference of an imported image
+    /// Reference of an image
     image: String,
     /// The command and its arguments
     #[arg(trailing_var_arg = true, value_name = "CMD", value_hint = ValueHint::CommandWithArguments)]
@@ -43,7 +43,7 @@ pub(super) async fn run(args: Run, context: &Context) -> Outcome<ExitCode> {
     // From here on a signal does not end us: the vessel must be removed.
     let mut interrupts = Interrupts::new()?;
     let options = args.vessel.options(&args.image).volatile(args.rm);
-    let vessel = manager.create_vessel_with(options).await?;
+    let vessel = create::pulling(&manager, options, context).await?;
     context.note(&format!("vessel {}", vessel.id()));
     let outcome = command_in(&manager, &vessel, args.command, &prepared, &mut interrupts).await;
     let keep = !args.rm && matches!(outcome, Ok(Ended::Command(_)));

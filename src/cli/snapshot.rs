@@ -1,10 +1,12 @@
-//! `snapshot create|ls|restore|rm`.
+//! `snapshot create|ls|restore|rm|push|pull`.
 #![forbid(unsafe_code)]
 
 use clap::{Args, Subcommand};
+use serde_json::json;
 use time::OffsetDateTime;
-use vesselrt::SnapshotManifest;
+use vesselrt::{PullProgress, PushProgress, SnapshotManifest};
 
+use super::registry::Transfers;
 use super::tables::{Table, ago, size};
 use super::values::printable;
 use super::{Context, Outcome};
@@ -21,6 +23,10 @@ pub(super) enum Verb {
     Restore(Which),
     /// Remove a snapshot that no other is based on
     Rm(Which),
+    /// Push a vessel's whole history to a registry
+    Push(Push),
+    /// Make a vessel of a history that was pushed, and print its id
+    Pull(Pull),
 }
 
 /// Arguments of `snapshot create`.
@@ -40,6 +46,41 @@ pub(super) struct Ls {
     id: String,
 }
 
+/// Arguments of `snapshot push`.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+All snapshots go, each as an OCI artifact of its own, with an index over them; what is in no snapshot does not. Only what the \
+registry lacks is sent.
+
+Example:
+  vesselrt snapshot push build registry.example.org/team/build:history")]
+pub(super) struct Push {
+    /// Id of the vessel
+    id: String,
+    /// Where to push it, with a tag
+    #[arg(value_name = "REF")]
+    reference: String,
+    /// Push the vessel's image too
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    with_base: bool,
+}
+
+/// Arguments of `snapshot pull`.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Every archive is verified before the vessel exists. Snapshots whose ids are taken here get new ones.
+
+Example:
+  vesselrt snapshot pull registry.example.org/team/build:history --id build-2")]
+pub(super) struct Pull {
+    /// What `snapshot push` pushed
+    #[arg(value_name = "REF")]
+    reference: String,
+    /// Id of the vessel [default: its own]
+    #[arg(long, value_name = "ID")]
+    id: Option<String>,
+}
+
 /// A snapshot of a vessel.
 #[derive(Debug, Args)]
 pub(super) struct Which {
@@ -56,6 +97,8 @@ pub(super) async fn run(verb: Verb, context: &Context) -> Outcome {
         Verb::Ls(args) => ls(&args, context).await,
         Verb::Restore(args) => restore(args, context).await,
         Verb::Rm(args) => rm(args, context).await,
+        Verb::Push(args) => push(&args, context).await,
+        Verb::Pull(args) => pull(&args, context).await,
     }
 }
 
@@ -107,6 +150,29 @@ async fn restore(args: Which, context: &Context) -> Outcome {
 async fn rm(args: Which, context: &Context) -> Outcome {
     context.with_vessel(&args.id, async |vessel| Ok(vessel.delete_snapshot(&args.snapshot).await?)).await?;
     context.print_ids(&[args.snapshot])
+}
+
+async fn push(args: &Push, context: &Context) -> Outcome {
+    let manager = context.manager().await?;
+    let transfers = Transfers::new(context);
+    let shown = transfers.clone();
+    let tell = move |at: PushProgress| shown.push(&at);
+    let report = manager.push_snapshots(&args.id, &args.reference, args.with_base, tell).await?;
+    transfers.end();
+    super::registry::pushed(&report, context)
+}
+
+async fn pull(args: &Pull, context: &Context) -> Outcome {
+    let manager = context.manager().await?;
+    let transfers = Transfers::new(context);
+    let shown = transfers.clone();
+    let tell = move |at: PullProgress| shown.pull(&at);
+    let manifest = manager.pull_snapshots(&args.reference, args.id.as_deref(), tell).await?;
+    transfers.end();
+    match context.json {
+        true => context.print_line(&json!({ "event": "done", "vessel": manifest }).to_string()),
+        false => context.print_line(&manifest.id),
+    }
 }
 
 #[cfg(test)]

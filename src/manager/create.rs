@@ -13,7 +13,9 @@ use vesselrt_storage::manifest::VesselManifest;
 
 use super::layers::sha256_hex;
 use super::open::{LOCK, STATE, UNFINISHED, shut_down, write_state};
+use super::pull::Progress;
 use super::{ManagerInner, start};
+use crate::config::PullPolicy;
 use crate::error::{Error, ErrorKind, Result};
 use crate::offload::blocking;
 use crate::recover;
@@ -41,6 +43,8 @@ pub struct CreateOptions {
     pub labels: BTreeMap<String, String>,
     /// It is thrown away after use: nothing of it is synced to disk, and it does not survive a power cut.
     pub volatile: bool,
+    /// When the image is had from its registry.
+    pub pull: PullPolicy,
 }
 
 impl CreateOptions {
@@ -52,7 +56,15 @@ impl CreateOptions {
             work_dir: String::new(),
             labels: BTreeMap::new(),
             volatile: false,
+            pull: PullPolicy::default(),
         }
+    }
+
+    /// Sets when the image is had from its registry.
+    #[must_use]
+    pub fn pull(mut self, policy: PullPolicy) -> Self {
+        self.pull = policy;
+        self
     }
 
     /// Sets the id: lower-case letters, digits, `_`, `.` and `-`, 64 at most.
@@ -84,14 +96,16 @@ impl CreateOptions {
     }
 }
 
-pub(super) async fn create(manager: &Arc<ManagerInner>, options: CreateOptions) -> Result<Vessel> {
+pub(super) async fn create(
+    manager: &Arc<ManagerInner>,
+    options: CreateOptions,
+    progress: &Progress,
+) -> Result<Vessel> {
     if let Some(id) = &options.id {
         vesselrt_storage::validate_id(id)
             .map_err(|e| Error::invalid(format!("invalid id of a vessel: {id:?}")).with_source(e))?;
     }
-    let own = Arc::clone(manager);
-    let _in_use = blocking(move || own.store.use_images()).await?;
-    let record = manager.provide_image(&options.image).await?;
+    let (_in_use, record) = manager.obtain_image(&options.image, options.pull, progress).await?;
     let (own, image) = (Arc::clone(manager), record.clone());
     blocking(move || own.unpack_image(&image, &mut |_| {})).await?;
     let work_dir = paths::work_dir(&options.work_dir, image_work_dir(&record))?;

@@ -16,10 +16,14 @@ use vesselrt_storage::image::platform::Platform;
 use vesselrt_storage::manifest::VesselManifest;
 use vesselrt_storage::{ByteStream, Digest, ImageRecord, Reference, StorageErrorKind};
 
+use super::prune::{PRUNE_PATIENCE, is_busy};
+use super::pull;
 use super::{ManagerInner, open};
+use crate::config::PullPolicy;
 use crate::error::{Error, ErrorKind, Result};
 use crate::offload::blocking;
 use crate::state::ImageState;
+use crate::store::lock::FileLock;
 use crate::store::{dirs, staged::Staged};
 
 /// How far an import is.
@@ -101,7 +105,7 @@ impl ImageImport {
 
 type Progress = Box<dyn FnMut(ImportProgress) + Send>;
 
-fn parse_reference(text: &str) -> Result<Reference> {
+pub(super) fn parse_reference(text: &str) -> Result<Reference> {
     Reference::parse(text)
         .map_err(|e| Error::invalid(format!("invalid image reference: {text:?}")).with_source(e))
 }
@@ -110,7 +114,7 @@ fn parse_platform(text: &str) -> Result<Platform> {
     text.parse().map_err(|e| Error::invalid(format!("invalid platform: {text:?}")).with_source(e))
 }
 
-fn not_known(image: &str) -> Error {
+pub(super) fn not_known(image: &str) -> Error {
     Error::not_found(format!("image not found: {image}"))
         .with_remedy(format!("vesselrt image import PATH --ref {image}"))
 }
@@ -224,6 +228,34 @@ impl ManagerInner {
         entries.into_iter().map(record).collect()
     }
 
+    /// The image called `text`; where it comes from is `policy`'s business. While it is pulled, images can be removed.
+    pub(super) async fn obtain_image(
+        self: &Arc<Self>,
+        text: &str,
+        policy: PullPolicy,
+        progress: &pull::Progress,
+    ) -> Result<(FileLock, ImageRecord)> {
+        if policy == PullPolicy::Always && Digest::parse(text).is_err() {
+            let reference = parse_reference(text)?;
+            self.pull(&self.client()?, &reference, None, progress).await?;
+        }
+        // What was pulled may be removed again before it is in use; not for ever.
+        for _ in 0..3 {
+            let own = Arc::clone(self);
+            let in_use = blocking(move || own.store.use_images()).await?;
+            match self.provide_image(text).await {
+                Err(e) if e.kind() == ErrorKind::NotFound && policy != PullPolicy::Never => {}
+                found => return Ok((in_use, found?)),
+            }
+            drop(in_use);
+            if Digest::parse(text).is_ok() {
+                break;
+            }
+            self.pull_missing(text, progress).await?;
+        }
+        Err(not_known(text))
+    }
+
     /// The image called `text`, imported from the storage if it is not known. One import for all who ask at once.
     pub(super) async fn provide_image(self: &Arc<Self>, text: &str) -> Result<ImageRecord> {
         let name = Reference::parse(text).map_or_else(|_| text.to_owned(), |reference| reference.to_string());
@@ -296,11 +328,23 @@ impl ManagerInner {
                 return Ok(record);
             }
         }
-        let record = self.provide_image(reference).await.map_err(lost)?;
+        let record = match self.provide_image(reference).await {
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                self.pull_base(reference, digest).await.map_err(lost)?
+            }
+            record => record.map_err(lost)?,
+        };
         if digest.is_empty() || record.manifest_digest.to_string() == *digest {
             return Ok(record);
         }
         Err(lost(Error::integrity(format!("{reference} is another image now: {}", record.manifest_digest))))
+    }
+
+    /// A base that is gone, by its digest if that is known, from where its name says.
+    async fn pull_base(self: &Arc<Self>, reference: &str, digest: &str) -> Result<ImageRecord> {
+        let name = parse_reference(reference)?;
+        let pinned = if digest.is_empty() { name.to_string() } else { format!("{}@{digest}", name.name()) };
+        self.pull_missing(&pinned, &pull::silent()).await
     }
 
     /// Makes sure that the layers of a vessel's image are unpacked.
@@ -365,15 +409,24 @@ impl ManagerInner {
         for reference in &going {
             self.content.untag(reference).map_err(failed)?;
         }
-        let bases = vessels.iter().map(|vessel| vessel.base_image_digest.clone());
-        let bases = bases.chain(self.local_states()?.into_iter().map(|state| state.image.digest));
-        let keep: Vec<Digest> = bases.filter_map(|digest| Digest::parse(&digest).ok()).collect();
-        self.content.prune_blobs(&keep).map_err(failed)?;
-        self.discard_unused_layers(&keep)
+        let keep = self.bases(vessels)?;
+        match self.content.prune_blobs_within(&keep, PRUNE_PATIENCE) {
+            // Something is being pulled or committed: the next prune removes what nothing needs then.
+            Err(e) if is_busy(&e) => {}
+            pruned => _ = pruned.map_err(failed)?,
+        }
+        self.discard_unused_layers(&keep).map(drop)
     }
 
-    /// Unpacked layers that neither an image of the store nor one of `keep` has.
-    fn discard_unused_layers(&self, keep: &[Digest]) -> Result<()> {
+    /// The manifests that vessels are based on.
+    pub(super) fn bases(&self, vessels: &[VesselManifest]) -> Result<Vec<Digest>> {
+        let bases = vessels.iter().map(|vessel| vessel.base_image_digest.clone());
+        let bases = bases.chain(self.local_states()?.into_iter().map(|state| state.image.digest));
+        Ok(bases.filter_map(|digest| Digest::parse(&digest).ok()).collect())
+    }
+
+    /// Removes unpacked layers that neither an image of the store nor one of `keep` has, and says how many.
+    pub(super) fn discard_unused_layers(&self, keep: &[Digest]) -> Result<u64> {
         let mut images = self.list_images()?;
         for digest in keep {
             images.extend(self.find_image(&digest.to_string()).ok());
@@ -381,19 +434,21 @@ impl ManagerInner {
         let used: HashSet<&str> =
             images.iter().flat_map(|image| &image.layers).map(|layer| layer.chain_id.hex()).collect();
         let layers = self.store.image_layers.as_fd();
+        let mut discarded = 0;
         for name in dirs::names(layers)? {
             if !name.starts_with('.') && !used.contains(name.as_str()) {
                 self.store.discard(layers, &name)?;
+                discarded += 1;
             }
         }
-        Ok(())
+        Ok(discarded)
     }
 }
 
 /// Where an archive is in its staging directory.
 const ARCHIVE: &str = "archive";
 
-fn is_base(vessel: &VesselManifest, digest: &str, names: &[Reference]) -> bool {
+pub(super) fn is_base(vessel: &VesselManifest, digest: &str, names: &[Reference]) -> bool {
     if !vessel.base_image_digest.is_empty() {
         return vessel.base_image_digest == digest;
     }

@@ -18,7 +18,7 @@ use crate::store::{dirs, staged::Staged};
 use crate::vessel::pump;
 
 /// The tree in a layer's directory.
-const TREE: &str = "fs";
+pub(super) const TREE: &str = "fs";
 
 impl ManagerInner {
     /// Unpacks what is not unpacked yet of an image, and says what was left out or changed.
@@ -27,16 +27,26 @@ impl ManagerInner {
         record: &ImageRecord,
         progress: &mut dyn FnMut(ImportProgress),
     ) -> Result<Vec<String>> {
-        let mut worker = None;
+        self.unpack_layers(record, record.layers.len(), &mut None, progress)
+    }
+
+    /// [`Self::unpack_image`] of the lowest `count` layers, with a worker that is started when it is needed.
+    pub(super) fn unpack_layers(
+        &self,
+        record: &ImageRecord,
+        count: usize,
+        worker: &mut Option<Worker>,
+        progress: &mut dyn FnMut(ImportProgress),
+    ) -> Result<Vec<String>> {
         let mut warnings = Vec::new();
         let mut below: Vec<String> = Vec::new();
-        for (index, layer) in record.layers.iter().enumerate() {
+        for (index, layer) in record.layers.iter().take(count).enumerate() {
             let chain = sha256_hex(&layer.chain_id)?.to_owned();
             if !dirs::exists(self.store.image_layers.as_fd(), &chain)? {
                 let (layers, total) = (record.layers.len(), layer.size);
                 let mut tell =
                     |bytes| progress(ImportProgress::Unpacking { layer: index + 1, layers, bytes, total });
-                let worker = match &mut worker {
+                let worker = match &mut *worker {
                     Some(worker) => worker,
                     none => none.insert(self.launcher()?.worker()?),
                 };
@@ -89,12 +99,15 @@ impl ManagerInner {
             let snapshot = manifest.snapshot(id).ok_or_else(|| {
                 Error::integrity(format!("layer of snapshot {id} is missing, and so is its archive"))
             })?;
-            self.unpack_snapshot(snapshot).await?;
+            let staged = self.stage_snapshot(snapshot).await?;
+            let (store, name) = (Arc::clone(&self.store), id.clone());
+            blocking(move || publish(staged, store.layers.as_fd(), &name)).await?;
         }
         Ok(())
     }
 
-    async fn unpack_snapshot(&self, snapshot: &SnapshotManifest) -> Result<()> {
+    /// Unpacks the archive of a snapshot into a staging directory, verified.
+    pub(super) async fn stage_snapshot(&self, snapshot: &SnapshotManifest) -> Result<Staged> {
         let id = &snapshot.id;
         let digest = Digest::parse(&snapshot.checksum).map_err(|e| {
             Error::integrity(format!("checksum of snapshot {id} is malformed")).with_source(e)
@@ -120,8 +133,7 @@ impl ManagerInner {
         let (staged, fed) = tokio::join!(unpack, feed(archive, ours));
         // The worker's complaint about half an archive comes from the source's failure.
         fed.map_err(|e| Error::io(format!("failed to read the archive of snapshot {id}"), e))?;
-        let (staged, store, name) = (staged?, Arc::clone(&self.store), id.clone());
-        blocking(move || publish(staged, store.layers.as_fd(), &name)).await
+        staged
     }
 }
 

@@ -12,7 +12,7 @@ use vesselrt_storage::StorageErrorKind;
 
 use super::ManagerInner;
 use super::open::{self, LOCK, UNFINISHED};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::offload::blocking;
 use crate::state::VesselState;
 use crate::store::lock;
@@ -86,8 +86,18 @@ impl ManagerInner {
     pub(super) async fn collect(self: &Arc<Self>) -> Result<()> {
         let abandoned = self.delete_abandoned().await;
         let orphans = self.discard_orphans().await;
+        let unused = self.discard_unused_content().await;
         self.sweep().await?;
-        abandoned.and(orphans)
+        abandoned.and(orphans).and(unused)
+    }
+
+    /// Halves of downloads, and blobs that have no name any more. Not while something is pulled or committed; and a
+    /// damaged image, of which nobody knows what it needs, is what verifying is for.
+    async fn discard_unused_content(self: &Arc<Self>) -> Result<()> {
+        match self.prune_content().await {
+            Err(e) if matches!(e.kind(), ErrorKind::Unavailable | ErrorKind::IntegrityViolation) => Ok(()),
+            pruned => pruned.map(drop),
+        }
     }
 
     /// What was half made or half deleted: directories of vessels that have no manifest.

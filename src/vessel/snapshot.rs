@@ -2,6 +2,8 @@
 //! interrupted.
 #![forbid(unsafe_code)]
 
+pub(crate) mod frozen;
+
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::pin::Pin;
@@ -192,8 +194,7 @@ async fn archive(vessel: &VesselInner, connection: &Connection, snapshot: &str) 
     let mut connection =
         connection.try_clone().map_err(|e| Error::io("failed to duplicate a descriptor", e))?;
     let (ours, theirs) = pump::output_pipe()?;
-    let (tell, verdict) = oneshot::channel();
-    let cut = Arc::new(AtomicBool::new(false));
+    let (body, tell, cut) = Whole::new(ours);
     let pack = blocking(move || {
         connection.send(&Request::PackUpper, &[theirs.as_fd()])?;
         // Ours too must be closed for the reader to see the end.
@@ -207,9 +208,8 @@ async fn archive(vessel: &VesselInner, connection: &Connection, snapshot: &str) 
         let _ = tell.send(packed.as_ref().ok().map(|packed| packed.size));
         Ok(packed?)
     });
-    let body = Box::pin(Whole { pipe: ours, read: 0, verdict: Some(verdict), cut: Arc::clone(&cut) });
     let (packed, saved) =
-        tokio::join!(pack, vessel.manager.storage.save_snapshot(&vessel.id, snapshot, body));
+        tokio::join!(pack, vessel.manager.storage.save_snapshot(&vessel.id, snapshot, Box::pin(body)));
     match (packed, saved) {
         (Ok(packed), Ok(())) if packed.size <= vessel.manager.config.limits.snapshot_bytes => Ok(packed),
         (Ok(_), Ok(())) => Err(Error::new(ErrorKind::LimitExceeded, "the snapshot is larger than allowed")),
@@ -224,12 +224,21 @@ async fn archive(vessel: &VesselInner, connection: &Connection, snapshot: &str) 
 
 /// The archive on its way to the storage: it ends well only if the packer says that it is whole, so that half of one is
 /// never taken for all of it.
-struct Whole {
+pub(crate) struct Whole {
     pipe: Receiver,
     read: u64,
     verdict: Option<oneshot::Receiver<Option<u64>>>,
     /// Set when it did not end well.
     cut: Arc<AtomicBool>,
+}
+
+impl Whole {
+    /// What comes through `pipe`; where to tell its size, if it is whole; whether it did not end well.
+    pub(crate) fn new(pipe: Receiver) -> (Self, oneshot::Sender<Option<u64>>, Arc<AtomicBool>) {
+        let (tell, verdict) = oneshot::channel();
+        let cut = Arc::new(AtomicBool::new(false));
+        (Self { pipe, read: 0, verdict: Some(verdict), cut: Arc::clone(&cut) }, tell, cut)
+    }
 }
 
 impl AsyncRead for Whole {

@@ -13,6 +13,7 @@
 
 mod index;
 mod lock;
+mod partial;
 mod prune;
 
 use std::fs::File;
@@ -22,6 +23,7 @@ use std::path::{Path, PathBuf};
 pub use self::index::ImageEntry;
 pub use self::lock::Lease;
 use self::lock::Mode;
+pub(crate) use self::partial::{Claim, Partial};
 pub use self::prune::Pruned;
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::dir::Dir;
@@ -151,7 +153,10 @@ impl ContentStore {
     }
 
     /// An unnamed scratch file in the store's file system, gone when it is closed.
-    pub(crate) fn scratch(&self) -> Result<File> {
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn scratch(&self) -> Result<File> {
         let opened = rustix::fs::openat(
             &self.ingest,
             ".",
@@ -171,6 +176,17 @@ impl ContentStore {
             }
             Err(e) => Err(StorageError::io("create a scratch file in", self.ingest.path_of("."), e)),
         }
+    }
+
+    /// Removes a blob, whatever leads to it: one that is damaged, so that it can be stored again, or one that was only
+    /// passing through. False if there is none.
+    ///
+    /// # Errors
+    /// `Unsupported` for a digest that is not SHA-256; `Io`.
+    pub fn remove_blob(&self, digest: &Digest) -> Result<bool> {
+        let removed = self.blobs.remove_file(file_name(digest)?)?;
+        self.blobs.sync()?;
+        Ok(removed)
     }
 
     /// Where a blob is, for messages.

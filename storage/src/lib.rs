@@ -3,7 +3,8 @@
 //! Two things live side by side and know nothing of each other:
 //! * [`backend::Storage`] keeps what a vessel cannot be rebuilt from: its manifest and its snapshot archives.
 //!   [`local::LocalStorage`] is a directory, [`compressed::CompressedStorage`] adds zstd to any other.
-//! * [`content::ContentStore`] keeps images as an OCI image layout; [`archive`] brings them in from files.
+//! * [`content::ContentStore`] keeps images as an OCI image layout; [`archive`] brings them in from files, and
+//!   [`registry`] from and to registries.
 //!
 //! Nothing here knows of overlays, users or processes.
 #![forbid(unsafe_code)]
@@ -25,6 +26,7 @@ pub mod manifest;
 pub mod memory;
 mod pipe;
 pub mod reference;
+pub mod registry;
 pub mod verify;
 
 pub use backend::{ByteStream, Storage};

@@ -135,8 +135,16 @@ fn end_of_file_ends_a_shell() {
     let id = shell.vessel();
     let mut terminal = Terminal::new(&shell, &id, &["sh"]);
     terminal.send(b"echo be''gin; (exit 3)\n");
-    terminal.wait_for("begin");
-    terminal.send(b"\x04");
+    // The prompt is there; whether the shell reads its terminal yet, nobody can see. An end of file that it was not
+    // waiting for is lost.
+    terminal.wait_for("begin\r\n/work # ");
+    for _ in 0..50 {
+        terminal.send(b"\x04");
+        std::thread::sleep(Duration::from_millis(100));
+        if terminal.child.try_wait().unwrap().is_some() {
+            break;
+        }
+    }
     assert_eq!(terminal.end(), Some(3), "{}", terminal.text());
 }
 

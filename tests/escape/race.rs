@@ -52,12 +52,13 @@ async fn swapped(store: &Store) {
     let victim = canary.victim().to_str().unwrap().to_owned();
     let vessel = vessel_with_traps(store, &victim).await;
     let attacker = ExecOptions::new(["perl", "-e", SWAPPER]).persist_result(true);
-    let attack = vessel.exec(attacker);
-    let work = async {
+    // On the heap: the stack of a test thread is small for all of this at once.
+    let attack = Box::pin(vessel.exec(attacker));
+    let work = Box::pin(async {
         let seen = operations(&vessel, &canary).await;
         vessel.write_file("stop", b"", 0o644).await.unwrap();
         seen
-    };
+    });
     let (ended, seen) =
         within(Duration::from_secs(140), "the race", async { tokio::join!(attack, work) }).await;
     assert!(ended.unwrap().success());
@@ -74,7 +75,7 @@ async fn swapped(store: &Store) {
 async fn operations(vessel: &Vessel, canary: &Canary) -> BTreeMap<String, usize> {
     let mut seen = BTreeMap::new();
     for n in 0..OPERATIONS {
-        let outcome = operation(vessel, n).await;
+        let outcome = Box::pin(operation(vessel, n)).await;
         let text = match outcome {
             Ok(data) => {
                 assert!(!canary.is_told_by(&data), "the secret of the host was read");

@@ -33,6 +33,8 @@ pub(crate) enum Cap {
     Root,
     /// perl, which makes any system call without starting a process.
     Perl,
+    /// docker-registry.
+    Registry,
 }
 
 /// Whether the machine has all of it. Says what is missing, and panics about it where nothing may be missing.
@@ -49,7 +51,7 @@ pub(crate) fn need(caps: &[Cap]) -> bool {
 impl Cap {
     /// Whether the machine has it.
     pub(crate) fn is_there(self) -> bool {
-        static KNOWN: [OnceLock<bool>; 12] = [const { OnceLock::new() }; 12];
+        static KNOWN: [OnceLock<bool>; 13] = [const { OnceLock::new() }; 13];
         *KNOWN[self as usize].get_or_init(|| self.probe())
     }
 
@@ -72,6 +74,7 @@ impl Cap {
             Self::Skopeo => which("skopeo").is_some(),
             Self::Umoci => which("umoci").is_some(),
             Self::Root => !super::unprivileged(),
+            Self::Registry => which("docker-registry").is_some(),
         }
     }
 }

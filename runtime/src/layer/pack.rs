@@ -57,11 +57,13 @@ pub enum PackError {
     /// The archive could not be written.
     #[error("failed to write the archive")]
     Write(#[source] io::Error),
-    /// A name that OCI layers reserve for whiteouts: written literally, it would delete something.
-    #[error("an OCI layer cannot hold {path}, whose name begins with `.wh.`")]
-    ReservedName {
-        /// The path, escaped.
-        path: String,
+    /// Names that OCI layers reserve for whiteouts: written literally, they would delete something.
+    #[error("an OCI layer cannot hold names that begin with `.wh.`: {}", listed(.paths, .more))]
+    ReservedNames {
+        /// The paths, escaped; the first [`MAX_RESERVED`] of them.
+        paths: Vec<String>,
+        /// How many there are besides.
+        more: u64,
     },
     /// A whiteout or an opaque directory, which a plain archive cannot express.
     #[error("a plain archive cannot hold the deletion of {path}")]
@@ -93,6 +95,14 @@ pub enum PackError {
         /// The limit.
         limit: u64,
     },
+}
+
+/// How many reserved names are told one by one.
+pub const MAX_RESERVED: usize = 200;
+
+fn listed(paths: &[String], more: &u64) -> String {
+    let list = paths.join(", ");
+    if *more == 0 { list } else { format!("{list} and {more} more") }
 }
 
 impl PackError {

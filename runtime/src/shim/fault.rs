@@ -81,7 +81,7 @@ pub(crate) fn pack_fault(doing: &str, error: &PackError) -> Fault {
     let (kind, errno) = match error {
         PackError::Io { source, .. } | PackError::Write(source) => (kind_of(source), source.raw_os_error()),
         PackError::Limit { .. } => (FaultKind::LimitExceeded, None),
-        PackError::ReservedName { .. } | PackError::Whiteout { .. } => (FaultKind::InvalidArgument, None),
+        PackError::ReservedNames { .. } | PackError::Whiteout { .. } => (FaultKind::InvalidArgument, None),
         PackError::Changed { .. } => (FaultKind::Busy, None),
         PackError::ForeignOverlay { .. } => (FaultKind::Unsupported, None),
     };

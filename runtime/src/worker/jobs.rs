@@ -2,16 +2,18 @@
 #![forbid(unsafe_code)]
 
 use std::fs::File;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{Mode, OFlags};
 
+use super::squeeze::Squeeze;
 use super::{Job, JobDone, Message};
 use crate::layer::{
-    self, BlobSource, Dialect, IdPolicy, PackOptions, TreeFormat, UnpackOptions, Warning, WarningKind,
-    Warnings,
+    self, BlobSource, Compression, Dialect, IdPolicy, PackError, PackOptions, TreeFormat, UnpackOptions,
+    Warning, WarningKind, Warnings,
 };
 use crate::shim::fault::{blob_fault, pack_fault, snapshot_fault};
 use crate::shim::jobs::described;
@@ -49,12 +51,56 @@ pub(super) fn run(job: Job, fds: Vec<OwnedFd>, socket: &UnixStream) -> Result<Jo
                 .map(|packed| JobDone::Packed(described(packed)))
                 .map_err(|e| pack_fault("pack a directory", &e))
         }
+        Job::PackLayer { format, compression } => {
+            let [layer, out] = exactly(fds)?;
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let tree = rustix::fs::openat(&layer, "fs", flags, Mode::empty())
+                .map_err(|e| Fault::io("open the tree of a layer", &e.into()))?;
+            let options = PackOptions::new(Dialect::Oci, format);
+            pack_layer(&tree, File::from(out), &options, compression, &Teller::new(socket))
+                .map(|packed| JobDone::Packed(described(packed)))
+                .map_err(|e| pack_fault("pack an image layer", &e))
+        }
         Job::RemoveTree { name } => {
             let [parent] = exactly(fds)?;
             layer::remove_tree(parent.as_fd(), name.as_ref())
                 .map(|()| JobDone::Removed)
                 .map_err(|e| Fault::io(format!("remove {name:?}"), &e))
         }
+    }
+}
+
+fn pack_layer(
+    tree: &OwnedFd,
+    out: File,
+    options: &PackOptions,
+    compression: Compression,
+    teller: &Teller<'_>,
+) -> Result<layer::Packed, PackError> {
+    let squeeze = Squeeze::new(out, compression).map_err(PackError::Write)?;
+    let mut told = Told { inner: squeeze, written: 0, teller };
+    let packed = layer::pack_snapshot(tree.as_fd(), &mut told, options)?;
+    told.inner.finish().map_err(PackError::Write)?;
+    Ok(packed)
+}
+
+/// Tells how much went through it.
+struct Told<'a, W> {
+    inner: W,
+    written: u64,
+    teller: &'a Teller<'a>,
+}
+
+impl<W: Write> Write for Told<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(bytes)?;
+        self.written += written as u64;
+        self.teller.tell(self.written);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -68,8 +68,12 @@ impl ContentStore {
         let mut entry = descriptor.clone();
         entry.annotations.get_or_insert_default().insert(REF_NAME.into(), name.clone());
         self.change_index(|entries| {
-            entries.retain(|e| e.ref_name() != Some(&name));
-            entries.push(entry);
+            // In its place: a tag that is set to what it is already changes nothing.
+            let named = |e: &Descriptor| e.ref_name() == Some(&name);
+            match entries.iter_mut().find(|e| named(e)) {
+                Some(old) => *old = entry,
+                None => entries.push(entry),
+            }
         })?;
         record.reference = Some(name);
         Ok(record)
@@ -200,7 +204,7 @@ impl ContentStore {
 
     /// A descriptor for a manifest that no reference leads to: its type is what it calls itself, or OCI's.
     /// `None` if there is no such blob, or it is something else.
-    fn guess_descriptor(&self, digest: &Digest) -> Result<Option<Descriptor>> {
+    pub(crate) fn guess_descriptor(&self, digest: &Digest) -> Result<Option<Descriptor>> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct Typed {

@@ -29,6 +29,11 @@ pub(super) enum Mode {
 
 /// Takes the lock `name` of `dir`.
 pub(super) fn lock(dir: &Dir, name: &str, mode: Mode) -> Result<Lease> {
+    lock_within(dir, name, mode, PATIENCE)
+}
+
+/// [`lock`] that waits for as long as `patience`.
+pub(super) fn lock_within(dir: &Dir, name: &str, mode: Mode, patience: Duration) -> Result<Lease> {
     let path = dir.path_of(name);
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = rustix::fs::openat(dir, name, flags, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)
@@ -37,7 +42,7 @@ pub(super) fn lock(dir: &Dir, name: &str, mode: Mode) -> Result<Lease> {
         Mode::Shared => FlockOperation::NonBlockingLockShared,
         Mode::Exclusive => FlockOperation::NonBlockingLockExclusive,
     };
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + patience;
     loop {
         match rustix::fs::flock(&file, operation) {
             Ok(()) => return Ok(Lease { _file: file }),

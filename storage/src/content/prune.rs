@@ -2,10 +2,11 @@
 #![forbid(unsafe_code)]
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::lock::{Mode, lock};
+use super::lock::{Mode, lock_within};
 use super::{BLOB_LOCK, ContentStore, file_name};
 use crate::digest::{Algorithm, Digest};
 use crate::dir::stage::sweep;
@@ -44,14 +45,15 @@ struct Pointer {
 
 impl ContentStore {
     /// Removes every blob that neither a reference of the index nor one of the manifests `keep` leads to.
-    /// Waits until nobody holds a [`super::Lease`], up to half a minute.
+    /// Waits until nobody holds a [`super::Lease`], for as long as `patience`.
     ///
     /// # Errors
     /// `Busy` while something is being imported; `Corrupt` if a manifest that is referred to cannot be read:
     /// then nothing is removed; `Io`.
-    pub fn prune_blobs(&self, keep: &[Digest]) -> Result<Pruned> {
-        let _lock = lock(&self.root, BLOB_LOCK, Mode::Exclusive)?;
+    pub fn prune_blobs_within(&self, keep: &[Digest], patience: Duration) -> Result<Pruned> {
+        let _lock = lock_within(&self.root, BLOB_LOCK, Mode::Exclusive, patience)?;
         sweep(&self.ingest)?;
+        self.sweep_partials()?;
         let index = self.read_index()?;
         let roots = index.manifests.into_iter().map(|entry| entry.digest);
         let used = self.mark(roots.chain(keep.iter().cloned()).collect())?;
@@ -68,6 +70,14 @@ impl ContentStore {
         }
         self.blobs.sync()?;
         Ok(pruned)
+    }
+
+    /// [`Self::prune_blobs_within`] half a minute.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn prune_blobs(&self, keep: &[Digest]) -> Result<Pruned> {
+        self.prune_blobs_within(keep, Duration::from_secs(30))
     }
 
     /// Everything that `open` leads to. Every document is looked at once, so cycles end.

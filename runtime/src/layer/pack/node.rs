@@ -8,7 +8,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fgetxattr, fstat, openat
 use rustix::io::Errno;
 
 use super::data::{data_segments, with_end};
-use super::{PackError, PackOptions};
+use super::{MAX_RESERVED, PackError, PackOptions};
 use crate::layer::path::{escape, join, split};
 use crate::layer::report::{PackReport, Warning, WarningKind};
 use crate::layer::stream::{Chunk, ChunkSink};
@@ -30,6 +30,8 @@ pub(super) struct Packer<'o, S> {
     /// Names of files that have more than one, until all have been seen.
     links: HashMap<(u64, u64), Link>,
     deferred: usize,
+    /// Names that the dialect cannot hold, and how many more there are.
+    reserved: (Vec<String>, u64),
     /// Where we are: the path of the entry in the archive, without a trailing slash.
     pub(super) path: Vec<u8>,
 }
@@ -58,17 +60,35 @@ impl<'o, S: ChunkSink> Packer<'o, S> {
             content: 0,
             links: HashMap::new(),
             deferred: 0,
+            reserved: (Vec::new(), 0),
             path: Vec::new(),
         }
     }
 
     /// Ends the archive: two zero blocks, and whatever is still buffered.
     pub(super) fn finish(mut self) -> Result<(PackReport, S), PackError> {
+        if self.is_refused() {
+            let (paths, more) = self.reserved;
+            return Err(PackError::ReservedNames { paths, more });
+        }
         self.bytes(&[0; 1024])?;
         if let Some(chunk) = self.chunk.take() {
             self.sink.put(chunk).map_err(PackError::Write)?;
         }
         Ok((self.report, self.sink))
+    }
+
+    /// Notes that the dialect cannot hold the present path.
+    pub(super) fn refuse_name(&mut self) {
+        match self.reserved.0.len() {
+            MAX_RESERVED => self.reserved.1 += 1,
+            _ => self.reserved.0.push(escape(&self.path)),
+        }
+    }
+
+    /// Whether the archive will not be written to its end.
+    pub(super) fn is_refused(&self) -> bool {
+        !self.reserved.0.is_empty()
     }
 
     /// Free room in the current chunk; never empty.

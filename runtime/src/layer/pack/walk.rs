@@ -73,7 +73,10 @@ impl<S: ChunkSink> Packer<'_, S> {
             self.push_name(&name)?;
             let kind = if kind == FileType::Unknown { self.kind_of(here, &name)? } else { kind };
             if kind != FileType::Directory {
-                self.leaf(here, &name, kind)?;
+                // What was refused already is only read on for the other names to refuse.
+                if !self.is_refused() {
+                    self.leaf(here, &name, kind)?;
+                }
                 continue;
             }
             let next = self.enter(here, &name)?;
@@ -109,7 +112,7 @@ impl<S: ChunkSink> Packer<'_, S> {
             return Err(self.too_much("bytes of path", self.options.limits.path_len as u64));
         }
         if self.options.dialect == Dialect::Oci && name.starts_with(b".wh.") {
-            return Err(PackError::ReservedName { path: escape(&self.path) });
+            self.refuse_name();
         }
         Ok(())
     }
