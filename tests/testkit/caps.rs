@@ -31,6 +31,8 @@ pub(crate) enum Cap {
     Umoci,
     /// The tests run as root.
     Root,
+    /// perl, which makes any system call without starting a process.
+    Perl,
     /// docker-registry.
     Registry,
 }
@@ -49,7 +51,7 @@ pub(crate) fn need(caps: &[Cap]) -> bool {
 impl Cap {
     /// Whether the machine has it.
     pub(crate) fn is_there(self) -> bool {
-        static KNOWN: [OnceLock<bool>; 12] = [const { OnceLock::new() }; 12];
+        static KNOWN: [OnceLock<bool>; 13] = [const { OnceLock::new() }; 13];
         *KNOWN[self as usize].get_or_init(|| self.probe())
     }
 
@@ -67,6 +69,7 @@ impl Cap {
             Self::Busybox => static_busybox(),
             Self::AttributeTools => ATTRIBUTE_TOOLS.iter().all(|tool| which(tool).is_some()),
             Self::Debian => super::image::debian_tar().is_some(),
+            Self::Perl => which("perl").is_some(),
             Self::Podman => which("podman").is_some(),
             Self::Skopeo => which("skopeo").is_some(),
             Self::Umoci => which("umoci").is_some(),

@@ -117,9 +117,14 @@ pub(crate) fn base_layer() -> Layer {
 
 /// The base image with the host's setfattr, getfattr, setcap and getcap and the libraries they need.
 pub(crate) fn attribute_tools_tar() -> Vec<u8> {
+    tools_tar(&ATTRIBUTE_TOOLS)
+}
+
+/// The base image with programs of the host and the libraries they need.
+pub(crate) fn tools_tar(tools: &[&str]) -> Vec<u8> {
     let mut layer = base_layer();
     let mut libraries = Vec::new();
-    for tool in ATTRIBUTE_TOOLS {
+    for tool in tools {
         let path = which(tool).unwrap();
         layer = layer.file(&format!("usr/bin/{tool}"), 0o755, 0, &fs::read(&path).unwrap());
         libraries.extend(libraries_of(&path));
