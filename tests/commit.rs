@@ -13,7 +13,7 @@ tests_on_each_driver!(
 );
 
 tests!(
-    // Of fuse-overlayfs not: it tells links and times of lower files now one way, now another.
+    // Not on fuse-overlayfs: there the listings differ, and why is not known yet.
     a_committed_image_has_the_tree_of_the_vessel,
     a_commit_of_a_snapshot_leaves_out_what_came_later,
     what_is_only_an_archive_gives_the_same_layers,
