@@ -182,10 +182,14 @@ fn check_version(fd: &OwnedFd, root: &Path) -> Result<()> {
         }
         None => {
             let entries = dirs::names(fd.as_fd())?;
-            if let Some(other) = entries.iter().find(|name| !TOLERATED.contains(&name.as_str())) {
+            let (begun, others): (Vec<_>, Vec<_>) =
+                entries.iter().partition(|name| staged::is(name, VERSION_FILE));
+            if let Some(other) = others.iter().find(|name| !TOLERATED.contains(&name.as_str())) {
                 let message = format!("{shown} is no store: it is not empty, there is {other:?}");
                 return Err(Error::conflict(message).with_remedy("choose an empty directory"));
             }
+            // Whoever began to make this store was killed: the lock is ours.
+            begun.iter().try_for_each(|name| dirs::unlink(fd.as_fd(), name))?;
             dirs::write_atomic(fd.as_fd(), VERSION_FILE, format!("{VERSION}\n").as_bytes(), Durable::New)?;
         }
     }
@@ -261,6 +265,15 @@ mod tests {
         assert_eq!(kind(&root, mapping(2)), ErrorKind::Conflict);
         std::fs::write(root.join(VERSION_FILE), "2\n").unwrap();
         assert_eq!(kind(&root, mapping(1)), ErrorKind::Conflict);
+    }
+
+    #[test]
+    fn a_store_that_was_begun_by_one_who_was_killed_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(staged::unique(".version")), "").unwrap();
+        Store::open(dir.path(), || Ok(mapping(1))).unwrap();
+        let names = dirs::names(dirs::open_path(dir.path()).unwrap().as_fd()).unwrap();
+        assert!(names.iter().all(|name| !name.starts_with(".version")), "{names:?}");
     }
 
     #[test]

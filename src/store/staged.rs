@@ -86,6 +86,12 @@ pub(crate) fn sweep(store: &Store) -> Result<()> {
     Ok(())
 }
 
+/// Whether `entry` is what [`dirs::write_atomic`] calls the file `name` before it is whole.
+pub(crate) fn is(entry: &str, name: &str) -> bool {
+    let random = entry.strip_prefix('.').and_then(|rest| rest.strip_prefix(name)?.strip_prefix('-'));
+    random.is_some_and(|random| random.len() == 16 && random.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
 /// `name` with a random end: no two are alike.
 pub(crate) fn unique(name: &str) -> String {
     let mut random = [0; 8];
