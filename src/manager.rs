@@ -327,6 +327,17 @@ impl ManagerInner {
         let json = manifest.to_json().map_err(failed)?;
         self.storage.save_vessel_manifest(id, &json).await.map_err(failed)
     }
+
+    /// The manifest of a vessel that is new, and perhaps thrown away after use.
+    pub(crate) async fn save_first_manifest(&self, manifest: &VesselManifest, volatile: bool) -> Result<()> {
+        if !volatile {
+            return self.save_manifest(manifest).await;
+        }
+        let id = &manifest.id;
+        let failed = |e| Error::storage(format!("failed to save the manifest of vessel {id}"), e);
+        let json = manifest.to_json().map_err(failed)?;
+        self.storage.save_volatile_manifest(id, &json).await.map_err(failed)
+    }
 }
 
 /// The public name of a driver.

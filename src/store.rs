@@ -35,7 +35,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::Mode;
+use rustix::fs::{AtFlags, Mode};
 use vesselrt_runtime::idmap::IdMapping;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -138,6 +138,20 @@ impl Store {
     /// Moves an entry to the trash, if it is there.
     pub(crate) fn discard(&self, parent: BorrowedFd<'_>, name: &str) -> Result<()> {
         dirs::rename_if_there(parent, name, self.trash.as_fd(), &staged::unique(name))
+    }
+
+    /// [`Self::discard`] of a directory that has nothing but a few files of ours: they are removed here and now, which is
+    /// less work than starting a worker for them. Anything else stays in the trash.
+    pub(crate) fn discard_flat(&self, parent: BorrowedFd<'_>, name: &str) -> Result<()> {
+        let (trash, trashed) = (self.trash.as_fd(), staged::unique(name));
+        dirs::rename_if_there(parent, name, trash, &trashed)?;
+        let Some(dir) = dirs::open(trash, &trashed)? else { return Ok(()) };
+        for file in dirs::names(dir.as_fd())? {
+            // What is no file is for the worker.
+            let _ = rustix::fs::unlinkat(&dir, &file, AtFlags::empty());
+        }
+        let _ = rustix::fs::unlinkat(trash, &trashed, AtFlags::REMOVEDIR);
+        Ok(())
     }
 }
 

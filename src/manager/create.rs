@@ -145,7 +145,7 @@ async fn begin(
     manifest: &VesselManifest,
 ) -> Result<Holder> {
     let (own, dir, fd) = (Arc::clone(manager), Arc::clone(dir), Arc::clone(dir));
-    let (id, work_dir) = (manifest.id.clone(), manifest.work_dir.clone());
+    let (id, work_dir, volatile) = (manifest.id.clone(), manifest.work_dir.clone(), state.volatile);
     let holder = blocking(move || {
         let holder = start::start(&own, &id, dir.as_fd(), lock, &mut state)?;
         if work_dir != "/" {
@@ -154,8 +154,10 @@ async fn begin(
         Ok(holder)
     })
     .await?;
-    manager.save_manifest(manifest).await?;
-    blocking(move || dirs::unlink(fd.as_fd(), UNFINISHED)).await?;
+    manager.save_first_manifest(manifest, volatile).await?;
+    if !volatile {
+        blocking(move || dirs::unlink(fd.as_fd(), UNFINISHED)).await?;
+    }
     Ok(holder)
 }
 

@@ -24,14 +24,15 @@ pub(super) async fn delete(manager: &Arc<ManagerInner>, id: &str) -> Result<()> 
     let (own, name) = (Arc::clone(manager), id.to_owned());
     let dir = blocking(move || own.store.vessel(&name)).await?.map(Arc::new);
     let busy = || Error::conflict(format!("vessel {id} is in use by another process"));
-    let mut locks = Vec::new();
+    let (mut locks, mut volatile) = (Vec::new(), false);
     if let Some(dir) = &dir {
         let timeout = manager.config.lock_timeout;
         locks.push(lock::within(dir, OPS_LOCK, timeout).await?.ok_or_else(busy)?);
         let (name, fd) = (id.to_owned(), Arc::clone(dir));
-        blocking(move || {
+        volatile = blocking(move || {
             let volatile = read_state(&name, fd.as_fd()).is_ok_and(|state| state.volatile);
-            shut_down(fd.as_fd(), volatile)
+            shut_down(fd.as_fd(), volatile)?;
+            Ok(volatile)
         })
         .await?;
         // Nobody may start it again.
@@ -44,9 +45,18 @@ pub(super) async fn delete(manager: &Arc<ManagerInner>, id: &str) -> Result<()> 
     if manager.load_manifest(id).await.is_err_and(|e| e.kind() == ErrorKind::NotFound) {
         return Err(unknown(id));
     }
-    manager.storage.delete_vessel(id).await.map_err(failed)?;
+    let deleted = match volatile {
+        true => manager.storage.delete_volatile_vessel(id).await,
+        false => manager.storage.delete_vessel(id).await,
+    };
+    deleted.map_err(failed)?;
     let (own, name) = (Arc::clone(manager), id.to_owned());
-    blocking(move || discard(&own, &name, manifest.as_ref())).await?;
+    let flat = volatile && manifest.as_ref().is_some_and(|manifest| manifest.snapshots.is_empty());
+    blocking(move || match flat {
+        true => own.store.discard_flat(own.store.vessels.as_fd(), &name),
+        false => discard(&own, &name, manifest.as_ref()),
+    })
+    .await?;
     drop(locks);
     manager.sweep_later();
     Ok(())

@@ -21,24 +21,48 @@ use crate::store::{dirs, staged};
 /// Between its creation and the start of its shim nobody holds a vessel's lock: that takes milliseconds.
 const YOUNG: Duration = Duration::from_secs(60);
 
-/// Whether a directory was changed just now, by whatever clock made it.
+/// How long sweeping is put off.
+const PUT_OFF: Duration = Duration::from_millis(100);
+/// Trash that has waited for so long waits no longer.
+const LONG: Duration = Duration::from_secs(10);
+/// So many entries of the trash do not wait.
+const MUCH: usize = 32;
+
+/// Whether a directory was changed just now.
 fn is_young(dir: BorrowedFd<'_>) -> bool {
+    is_young_for(dir, YOUNG)
+}
+
+/// Whether a directory was changed within that time, by whatever clock made it.
+fn is_young_for(dir: BorrowedFd<'_>, time: Duration) -> bool {
     let Ok(status) = rustix::fs::fstat(dir) else { return true };
     let changed = SystemTime::UNIX_EPOCH + Duration::from_secs(status.st_mtime.unsigned_abs());
     // A clock that was set back makes it young until the clock has caught up.
-    SystemTime::now().duration_since(changed).map_or(true, |age| age < YOUNG)
+    SystemTime::now().duration_since(changed).map_or(true, |age| age < time)
 }
 
 /// Held by whoever empties the trash, in the trash itself.
 const TRASH_LOCK: &str = ".lock";
 
 impl ManagerInner {
-    /// [`Self::sweep`] in the background. What fails is tried again by the next manager.
+    /// [`Self::sweep`] in the background, after a while: many a process is gone by then, and its work is not
+    /// slowed down. Only what has been there for long, or is a lot, is not put off again. What fails is tried again by
+    /// the next manager.
     pub(crate) fn sweep_later(self: &Arc<Self>) {
         let manager = Arc::clone(self);
         tokio::spawn(async move {
+            if !manager.is_sweep_due() {
+                tokio::time::sleep(PUT_OFF).await;
+            }
             let _ = manager.sweep().await;
         });
+    }
+
+    fn is_sweep_due(&self) -> bool {
+        let trash = self.store.trash.as_fd();
+        let Ok(names) = dirs::names(trash) else { return false };
+        let waiting = names.iter().filter(|name| *name != TRASH_LOCK).count();
+        waiting > 0 && (waiting >= MUCH || !is_young_for(trash, LONG))
     }
 
     /// Moves to the trash what crashes left half made, and empties it.

@@ -158,6 +158,11 @@ impl Lease {
         self.state().holder.as_ref().is_some_and(Holder::is_alive)
     }
 
+    /// Whether this process has started the shim.
+    fn is_ours(&self) -> bool {
+        self.state().holder.as_ref().is_some_and(|holder| holder.ours.is_some())
+    }
+
     /// Takes a new shim for the one that is gone. False when the vessel was closed meanwhile.
     fn replace(&self, holder: Holder) -> bool {
         let mut state = self.state();
@@ -235,12 +240,12 @@ impl VesselInner {
         if !self.lease.is_alive() {
             return Ok(None);
         }
-        let dir = Arc::clone(&self.lease.dir);
+        let (dir, ours) = (Arc::clone(&self.lease.dir), self.lease.is_ours());
         blocking(move || {
             if open::is_interrupted(dir.as_fd(), ops_held)? {
                 return Ok(None);
             }
-            Ok(Connection::open(dir.as_fd())?)
+            Ok(if ours { Connection::open_own(dir.as_fd())? } else { Connection::open(dir.as_fd())? })
         })
         .await
     }

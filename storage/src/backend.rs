@@ -45,6 +45,15 @@ pub trait Storage: Debug + Send + Sync + 'static {
     /// `Invalid` id, `LimitExceeded`, `Io`.
     async fn save_vessel_manifest(&self, vessel_id: &str, manifest: &[u8]) -> Result<()>;
 
+    /// [`Self::save_vessel_manifest`] of a vessel that is thrown away after use: it need not survive a power cut. What
+    /// a backend gains by knowing that is its own affair; by default, nothing.
+    ///
+    /// # Errors
+    /// Those of [`Self::save_vessel_manifest`].
+    async fn save_volatile_manifest(&self, vessel_id: &str, manifest: &[u8]) -> Result<()> {
+        self.save_vessel_manifest(vessel_id, manifest).await
+    }
+
     /// Loads the manifest of a vessel.
     ///
     /// # Errors
@@ -81,6 +90,15 @@ pub trait Storage: Debug + Send + Sync + 'static {
     /// `Invalid` id, `Io`.
     async fn delete_vessel(&self, vessel_id: &str) -> Result<()>;
 
+    /// [`Self::delete_vessel`] of one that [`Self::save_volatile_manifest`] saved: after a power cut it may be there
+    /// again.
+    ///
+    /// # Errors
+    /// Those of [`Self::delete_vessel`].
+    async fn delete_volatile_vessel(&self, vessel_id: &str) -> Result<()> {
+        self.delete_vessel(vessel_id).await
+    }
+
     /// The ids of all vessels that have a manifest, sorted.
     ///
     /// # Errors
@@ -93,6 +111,9 @@ pub trait Storage: Debug + Send + Sync + 'static {
 impl<S: Storage + ?Sized> Storage for Arc<S> {
     async fn save_vessel_manifest(&self, vessel_id: &str, manifest: &[u8]) -> Result<()> {
         (**self).save_vessel_manifest(vessel_id, manifest).await
+    }
+    async fn save_volatile_manifest(&self, vessel_id: &str, manifest: &[u8]) -> Result<()> {
+        (**self).save_volatile_manifest(vessel_id, manifest).await
     }
     async fn load_vessel_manifest(&self, vessel_id: &str) -> Result<Vec<u8>> {
         (**self).load_vessel_manifest(vessel_id).await
@@ -111,6 +132,9 @@ impl<S: Storage + ?Sized> Storage for Arc<S> {
     }
     async fn delete_vessel(&self, vessel_id: &str) -> Result<()> {
         (**self).delete_vessel(vessel_id).await
+    }
+    async fn delete_volatile_vessel(&self, vessel_id: &str) -> Result<()> {
+        (**self).delete_volatile_vessel(vessel_id).await
     }
     async fn list_vessels(&self) -> Result<Vec<String>> {
         (**self).list_vessels().await

@@ -69,6 +69,10 @@ impl<S: Storage> Storage for CompressedStorage<S> {
         self.inner.save_vessel_manifest(vessel_id, manifest).await
     }
 
+    async fn save_volatile_manifest(&self, vessel_id: &str, manifest: &[u8]) -> Result<()> {
+        self.inner.save_volatile_manifest(vessel_id, manifest).await
+    }
+
     async fn load_vessel_manifest(&self, vessel_id: &str) -> Result<Vec<u8>> {
         self.inner.load_vessel_manifest(vessel_id).await
     }
@@ -93,6 +97,10 @@ impl<S: Storage> Storage for CompressedStorage<S> {
 
     async fn delete_vessel(&self, vessel_id: &str) -> Result<()> {
         self.inner.delete_vessel(vessel_id).await
+    }
+
+    async fn delete_volatile_vessel(&self, vessel_id: &str) -> Result<()> {
+        self.inner.delete_volatile_vessel(vessel_id).await
     }
 
     async fn list_vessels(&self) -> Result<Vec<String>> {

@@ -74,11 +74,28 @@ impl Dir {
 
     /// Opens the subdirectory `name`, making it (durably) if needed.
     pub(crate) fn make_subdir(&self, name: &str) -> Result<Self> {
-        match rustix::fs::mkdirat(&self.fd, name, DIR_MODE) {
-            Ok(()) => self.sync()?,
-            Err(Errno::EXIST) => {}
-            Err(e) => return Err(StorageError::io("create directory", self.path_of(name), e)),
+        if self.make(name)? {
+            self.sync()?;
         }
+        self.made(name)
+    }
+
+    /// [`Self::make_subdir`], but a power cut may take it away again.
+    pub(crate) fn make_subdir_unsynced(&self, name: &str) -> Result<Self> {
+        self.make(name)?;
+        self.made(name)
+    }
+
+    /// Whether it was not there.
+    fn make(&self, name: &str) -> Result<bool> {
+        match rustix::fs::mkdirat(&self.fd, name, DIR_MODE) {
+            Ok(()) => Ok(true),
+            Err(Errno::EXIST) => Ok(false),
+            Err(e) => Err(StorageError::io("create directory", self.path_of(name), e)),
+        }
+    }
+
+    fn made(&self, name: &str) -> Result<Self> {
         let made = self.subdir(name)?;
         made.ok_or_else(|| StorageError::io("open directory", self.path_of(name), Errno::NOENT))
     }
@@ -124,6 +141,15 @@ impl Dir {
         match rustix::fs::unlinkat(&self.fd, name, AtFlags::empty()) {
             Ok(()) => Ok(true),
             Err(Errno::NOENT) => Ok(false),
+            Err(e) => Err(StorageError::io("remove", self.path_of(name), e)),
+        }
+    }
+
+    /// Removes the directory `name` if nothing is in it; false if something is.
+    pub(crate) fn remove_empty_dir(&self, name: &str) -> Result<bool> {
+        match rustix::fs::unlinkat(&self.fd, name, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => Ok(true),
+            Err(Errno::NOTEMPTY | Errno::EXIST) => Ok(false),
             Err(e) => Err(StorageError::io("remove", self.path_of(name), e)),
         }
     }

@@ -26,7 +26,7 @@ use crate::compression::{Compression, sniff};
 use crate::content::copy;
 use crate::digest::to_hex;
 use crate::dir::Dir;
-use crate::dir::stage::{Staged, replace, sweep};
+use crate::dir::stage::{Staged, replace, replace_unsynced, sweep};
 use crate::error::{Result, StorageError};
 use crate::id::random_bytes;
 use crate::pipe::{BlockingReader, pump, to_blocking};
@@ -87,7 +87,14 @@ impl Storage for LocalStorage {
         check_id("vessel", vessel_id)?;
         check_manifest_size(manifest)?;
         let (id, manifest) = (vessel_id.to_owned(), manifest.to_vec());
-        self.run("saving a manifest", move |shared| shared.save_manifest(&id, &manifest)).await
+        self.run("saving a manifest", move |shared| shared.save_manifest(&id, &manifest, true)).await
+    }
+
+    async fn save_volatile_manifest(&self, vessel_id: &str, manifest: &[u8]) -> Result<()> {
+        check_id("vessel", vessel_id)?;
+        check_manifest_size(manifest)?;
+        let (id, manifest) = (vessel_id.to_owned(), manifest.to_vec());
+        self.run("saving a manifest", move |shared| shared.save_manifest(&id, &manifest, false)).await
     }
 
     async fn load_vessel_manifest(&self, vessel_id: &str) -> Result<Vec<u8>> {
@@ -141,13 +148,23 @@ impl Storage for LocalStorage {
         self.run("deleting a vessel", move |shared| shared.delete_vessel(&id)).await
     }
 
+    async fn delete_volatile_vessel(&self, vessel_id: &str) -> Result<()> {
+        check_id("vessel", vessel_id)?;
+        let id = vessel_id.to_owned();
+        self.run("deleting a vessel", move |shared| shared.delete_volatile_vessel(&id)).await
+    }
+
     async fn list_vessels(&self) -> Result<Vec<String>> {
         self.run("listing vessels", Shared::list_vessels).await
     }
 }
 
 impl Shared {
-    fn save_manifest(&self, id: &str, manifest: &[u8]) -> Result<()> {
+    fn save_manifest(&self, id: &str, manifest: &[u8], durable: bool) -> Result<()> {
+        if !durable {
+            let dir = self.vessels.make_subdir_unsynced(id)?;
+            return replace_unsynced(&dir, MANIFEST, manifest);
+        }
         let dir = self.vessels.make_subdir(id)?;
         sweep(&dir)?;
         replace(&dir, MANIFEST, manifest)
@@ -156,7 +173,8 @@ impl Shared {
     fn load_manifest(&self, id: &str) -> Result<Vec<u8>> {
         let missing = || StorageError::not_found(format!("manifest of vessel {id}"));
         let dir = self.vessels.subdir(id)?.ok_or_else(missing)?;
-        dir.read_file(MANIFEST, MAX_MANIFEST_BYTES)?.ok_or_else(missing)
+        // An empty one is what a power cut left of a volatile vessel's.
+        dir.read_file(MANIFEST, MAX_MANIFEST_BYTES)?.filter(|bytes| !bytes.is_empty()).ok_or_else(missing)
     }
 
     fn save_snapshot(&self, vessel: &str, snapshot: &str, body: BlockingReader) -> Result<()> {
@@ -201,6 +219,17 @@ impl Shared {
         Ok(())
     }
 
+    /// Syncing makes freeing the few blocks cost a millisecond each where the file system discards what it frees.
+    fn delete_volatile_vessel(&self, id: &str) -> Result<()> {
+        let Some(dir) = self.vessels.subdir(id)? else { return Ok(()) };
+        dir.remove_file(MANIFEST)?;
+        match self.vessels.remove_empty_dir(id)? {
+            true => Ok(()),
+            // It has snapshots.
+            false => self.delete_vessel(id),
+        }
+    }
+
     fn list_vessels(&self) -> Result<Vec<String>> {
         let mut ids = Vec::new();
         for name in self.vessels.names()? {
@@ -216,7 +245,7 @@ impl Shared {
     /// deleted.
     fn has_manifest(&self, id: &str) -> Result<bool> {
         let found = match self.vessels.subdir(id) {
-            Ok(Some(dir)) => dir.open_file(MANIFEST).map(|file| file.is_some()),
+            Ok(Some(dir)) => dir.open_file(MANIFEST).map(|file| file.is_some_and(|(_, size)| size > 0)),
             Ok(None) => return Ok(false),
             Err(error) => Err(error),
         };

@@ -105,6 +105,10 @@ impl Storage for MemoryStorage {
         Ok(())
     }
 
+    async fn save_volatile_manifest(&self, vessel_id: &str, manifest: &[u8]) -> Result<()> {
+        self.save_vessel_manifest(vessel_id, manifest).await
+    }
+
     async fn load_vessel_manifest(&self, vessel_id: &str) -> Result<Vec<u8>> {
         check_id("vessel", vessel_id)?;
         self.call()?;
@@ -162,6 +166,10 @@ impl Storage for MemoryStorage {
         state.manifests.remove(vessel_id);
         state.snapshots.retain(|(vessel, _), _| vessel != vessel_id);
         Ok(())
+    }
+
+    async fn delete_volatile_vessel(&self, vessel_id: &str) -> Result<()> {
+        self.delete_vessel(vessel_id).await
     }
 
     async fn list_vessels(&self) -> Result<Vec<String>> {

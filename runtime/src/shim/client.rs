@@ -53,10 +53,21 @@ impl Connection {
     /// # Errors
     /// Those of connect(2) other than "nobody there"; [`CallError::Version`].
     pub fn open(vessel_dir: BorrowedFd<'_>) -> Result<Option<Self>, CallError> {
+        match Self::open_own(vessel_dir)? {
+            Some(connection) => connection.greeted().map(Some).or_else(gone_is_none),
+            None => Ok(None),
+        }
+    }
+
+    /// [`Self::open`] for a shim that this process has started: it is known to be of this version.
+    ///
+    /// # Errors
+    /// Those of connect(2) other than "nobody there".
+    pub fn open_own(vessel_dir: BorrowedFd<'_>) -> Result<Option<Self>, CallError> {
         // A path through /proc is short whatever the store's path is: sun_path holds 107 bytes.
         let path = format!("/proc/self/fd/{}/{SOCKET}", vessel_dir.as_raw_fd());
         match UnixStream::connect(path) {
-            Ok(socket) => Self::new(socket).greeted().map(Some).or_else(gone_is_none),
+            Ok(socket) => Ok(Some(Self::new(socket))),
             Err(error) if nobody_there(&error) => Ok(None),
             Err(error) => Err(CallError::Lost(error)),
         }

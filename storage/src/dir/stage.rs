@@ -54,12 +54,18 @@ impl<'a> Staged<'a> {
     }
 
     /// Makes the content durable and gives it its name in `target`, a directory of the same file system.
-    pub(crate) fn commit(mut self, target: &Dir, name: &str) -> Result<()> {
+    pub(crate) fn commit(self, target: &Dir, name: &str) -> Result<()> {
         let failed = |e: io::Error| StorageError::io("commit", target.path_of(name), e);
         self.file.sync_all().map_err(failed)?;
-        rustix::fs::renameat(self.dir, self.name.as_str(), target, name).map_err(|e| failed(e.into()))?;
-        self.live = false;
+        self.rename(target, name)?;
         target.sync()
+    }
+
+    fn rename(mut self, target: &Dir, name: &str) -> Result<()> {
+        rustix::fs::renameat(self.dir, self.name.as_str(), target, name)
+            .map_err(|e| StorageError::io("commit", target.path_of(name), e))?;
+        self.live = false;
+        Ok(())
     }
 }
 
@@ -86,6 +92,13 @@ pub(crate) fn replace(dir: &Dir, name: &str, bytes: &[u8]) -> Result<()> {
     let mut staged = Staged::new(dir)?;
     staged.write(bytes)?;
     staged.commit(dir, name)
+}
+
+/// [`replace`], but after a power cut it may be the old file, none, or an empty one.
+pub(crate) fn replace_unsynced(dir: &Dir, name: &str, bytes: &[u8]) -> Result<()> {
+    let mut staged = Staged::new(dir)?;
+    staged.write(bytes)?;
+    staged.rename(dir, name)
 }
 
 /// Removes the staged files of `dir` that no living process holds.
