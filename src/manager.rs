@@ -69,6 +69,8 @@ pub struct VesselStatus {
     pub commands: u32,
     /// Its shim stays when the last process that has it open is gone.
     pub kept: bool,
+    /// Connections of processes that have it open.
+    pub connections: u32,
     /// What stacks its layers ([`OverlayDriver::Kernel`] or [`OverlayDriver::Fuse`]), while it runs.
     pub driver: Option<OverlayDriver>,
 }

@@ -271,8 +271,17 @@ impl Vessel {
         self.inner.keep(keep).await
     }
 
+    /// Lets the shim stay for `time` when no process has the vessel open any more, so that whoever opens it next need not
+    /// start one. A shim that lingers keeps nobody waiting, and costs some memory.
+    ///
+    /// # Errors
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) when the shim was killed.
+    pub async fn linger(&self, time: std::time::Duration) -> Result<()> {
+        self.inner.linger(time).await
+    }
+
     /// Closes this vessel for all its handles. When this process started the shim and nobody else uses it, it is gone
-    /// when this returns. Commands that run go on until their [`Running`] is dropped.
+    /// when this returns, unless it [lingers](Self::linger). Commands that run go on until their [`Running`] is dropped.
     ///
     /// # Errors
     /// None at present.

@@ -174,6 +174,8 @@ impl Call {
     pub(crate) fn new(program: impl AsRef<OsStr>) -> Self {
         let mut command = Command::new(program);
         command.stdin(Stdio::null()).env_remove("VESSELRT_ROOT").env_remove("VESSELRT_DRIVER");
+        // What a test leaves is looked at when it ends.
+        command.env("VESSELRT_IDLE", "0");
         Self { command, args: Vec::new(), input: None }
     }
 

@@ -202,6 +202,14 @@ impl Vessel {
         self.runtime.run(self.inner.set_labels(labels))
     }
 
+    /// See [`crate::Vessel::linger`].
+    ///
+    /// # Errors
+    /// The same.
+    pub fn linger(&self, time: std::time::Duration) -> Result<()> {
+        self.runtime.run(self.inner.linger(time))
+    }
+
     /// See [`crate::Vessel::keep`].
     ///
     /// # Errors

@@ -187,6 +187,7 @@ fn to_json(manifest: &VesselManifest, status: Option<&VesselStatus>) -> Outcome<
             "running": status.running,
             "commands": status.commands,
             "kept": status.kept,
+            "connections": status.connections,
             "driver": status.driver.map(driver_name),
         })
     });
@@ -207,6 +208,7 @@ fn state(status: Option<&VesselStatus>) -> String {
         Some(status) if !status.running => "stopped".to_owned(),
         Some(status) => match (status.commands, status.kept) {
             (0, true) => "started".to_owned(),
+            (0, false) if status.connections == 0 => "idle".to_owned(),
             (0, false) => "open".to_owned(),
             (1, _) => "1 command".to_owned(),
             (n, _) => format!("{n} commands"),

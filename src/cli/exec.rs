@@ -32,6 +32,9 @@ unless --ephemeral is given. SIGINT, SIGTERM, SIGHUP and SIGQUIT are passed on t
 Exit codes: the command's own; 124 its time was up; 125 an error of vesselrt; 126 the command cannot be executed; 127 \
 there is no such command; 128+n it was ended by signal n.
 
+The vessel stays up for a while, so that the next command need not wait for it: see --idle and `vesselrt stop`. The variable \
+VESSELRT_IDLE says how long, too.
+
 Examples:
   vesselrt exec ID -- make -j4 test
   vesselrt exec ID -e CI=1 -e TOKEN --timeout 10m -- ./build.sh
@@ -50,6 +53,9 @@ pub(super) struct Exec {
     work_dir: Option<PathBuf>,
     #[command(flatten)]
     flags: Flags,
+    /// How long the vessel stays up after the command for the next one, such as 10s; 0 is not at all
+    #[arg(long, value_name = "TIME", env = "VESSELRT_IDLE", hide_env_values = true, default_value = "60s", value_parser = values::idle)]
+    idle: Duration,
     /// Id of the vessel
     id: String,
     /// The command and its arguments
@@ -159,7 +165,13 @@ pub(super) async fn run(args: Exec, context: &Context) -> Outcome<ExitCode> {
         options = options.work_dir(dir);
     }
     let mut interrupts = Interrupts::new()?;
-    let work = context
-        .with_vessel(&args.id, async |vessel| drive(vessel, options, &prepared, &mut interrupts).await);
+    let work = context.with_vessel(&args.id, async |vessel| {
+        let ended = drive(vessel, options, &prepared, &mut interrupts).await;
+        if !args.idle.is_zero() {
+            // A vessel that is being stopped takes no orders.
+            let _ = vessel.linger(args.idle).await;
+        }
+        ended
+    });
     Ok(work.await?.exit_code())
 }

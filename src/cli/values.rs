@@ -6,11 +6,29 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// How long a vessel stays up after a command, unless something else is asked for.
+const IDLE: Duration = Duration::from_secs(60);
+
 /// A duration: a number with `ms`, `s`, `m` or `h`; without a unit it is seconds.
 ///
 /// # Errors
 /// A text for the user.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    match duration_or_none(text)? {
+        Duration::ZERO => Err("a duration of nothing would end before it begins".to_owned()),
+        duration => Ok(duration),
+    }
+}
+
+/// How long a vessel stays up for the next command. An empty variable is as good as none.
+///
+/// # Errors
+/// A text for the user.
+pub(crate) fn idle(text: &str) -> Result<Duration, String> {
+    if text.is_empty() { Ok(IDLE) } else { duration_or_none(text) }
+}
+
+fn duration_or_none(text: &str) -> Result<Duration, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let wrong = || format!("{text:?} is not a duration such as 500ms, 30s, 1m or 2h");
@@ -22,10 +40,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         "h" => number.checked_mul(3600).map(Duration::from_secs),
         _ => None,
     };
-    match duration.ok_or_else(wrong)? {
-        Duration::ZERO => Err("a duration of nothing would end before it begins".to_owned()),
-        duration => Ok(duration),
-    }
+    duration.ok_or_else(wrong)
 }
 
 /// A variable for a command: `KEY=VALUE`, or `KEY` alone for the value it has here.
@@ -197,6 +212,14 @@ mod tests {
         ] {
             assert!(duration(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_vessel_may_stay_up_for_no_time() {
+        assert_eq!(idle("0"), Ok(Duration::ZERO));
+        assert_eq!(idle("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(idle(""), Ok(IDLE));
+        assert!(idle("soon").is_err());
     }
 
     #[test]

@@ -295,14 +295,18 @@ async fn dir_of(manager: &Arc<ManagerInner>, id: &str) -> Result<Option<OwnedFd>
 }
 
 pub(super) async fn status(manager: &Arc<ManagerInner>, id: &str) -> Result<VesselStatus> {
-    let stopped = VesselStatus { running: false, commands: 0, kept: false, driver: None };
+    let stopped = VesselStatus { running: false, commands: 0, kept: false, connections: 0, driver: None };
     let Some(dir) = dir_of(manager, id).await? else { return Ok(stopped) };
     blocking(move || {
         let Some(mut connection) = Connection::open(dir.as_fd())? else { return Ok(stopped) };
         match connection.call(&Request::Hello, &[])?.0 {
-            Reply::Hello { running, kept, driver, .. } => {
-                Ok(VesselStatus { running: true, commands: running, kept, driver: Some(overlay_of(driver)) })
-            }
+            Reply::Hello { running, kept, driver, others, .. } => Ok(VesselStatus {
+                running: true,
+                commands: running,
+                kept,
+                connections: others,
+                driver: Some(overlay_of(driver)),
+            }),
             _ => Err(Error::internal("unexpected reply of the shim: hello")),
         }
     })

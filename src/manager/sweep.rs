@@ -49,12 +49,19 @@ impl ManagerInner {
     /// slowed down. Only what has been there for long, or is a lot, is not put off again. What fails is tried again by
     /// the next manager.
     pub(crate) fn sweep_later(self: &Arc<Self>) {
-        let manager = Arc::clone(self);
+        if self.is_sweep_due() {
+            let manager = Arc::clone(self);
+            tokio::spawn(async move { manager.sweep().await });
+            return;
+        }
+        // What only waits does not keep the store open.
+        let manager = Arc::downgrade(self);
         tokio::spawn(async move {
-            if !manager.is_sweep_due() {
-                tokio::time::sleep(PUT_OFF).await;
+            tokio::time::sleep(PUT_OFF).await;
+            match manager.upgrade() {
+                Some(manager) => manager.sweep().await,
+                None => Ok(()),
             }
-            let _ = manager.sweep().await;
         });
     }
 

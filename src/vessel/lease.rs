@@ -104,6 +104,7 @@ impl Drop for HangUp {
 #[derive(Debug, Default)]
 struct State {
     closed: bool,
+    lingers: bool,
     holder: Option<Holder>,
     idle: Vec<Connection>,
 }
@@ -187,7 +188,8 @@ impl Lease {
             let mut state = self.state();
             state.closed = true;
             state.idle.clear();
-            state.holder.take()
+            // It is not waited for.
+            state.holder.take().filter(|_| !state.lingers)
         };
         let Some(Holder { connection, ours: Some(mut ours) }) = holder else { return };
         drop(connection);
@@ -277,6 +279,14 @@ impl VesselInner {
     /// See [`Vessel::keep`](super::Vessel::keep).
     pub(super) async fn keep(&self, keep: bool) -> Result<()> {
         self.request(move |connection| connection.call_done(&Request::Keep(keep), &[])).await
+    }
+
+    /// See [`Vessel::linger`](super::Vessel::linger).
+    pub(super) async fn linger(&self, time: Duration) -> Result<()> {
+        let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        self.request(move |connection| connection.call_done(&Request::Linger { millis }, &[])).await?;
+        self.lease.state().lingers = millis > 0;
+        Ok(())
     }
 }
 

@@ -64,6 +64,35 @@ fn start_keeps_a_vessel_up_until_stop() {
 }
 
 #[test]
+fn a_vessel_stays_up_for_the_next_command() {
+    let shell = Shell::new();
+    let id = shell.vessel();
+    let exec = |idle: &str, script: &str| {
+        shell.call(["exec", "--idle", idle, &id, "--", "sh", "-c", script]).succeeds().text()
+    };
+    exec("60s", "echo 1 > /n");
+    let idle = shell.processes();
+    assert!(!idle.is_empty(), "nothing stayed up");
+    assert!(shell.call(["ls"]).succeeds().text().contains("idle"));
+    assert_eq!(exec("60s", "cat /n"), "1\n");
+    assert_eq!(shell.processes(), idle, "the second command started something of its own");
+    let snapshot = shell.call(["snapshot", "create", &id]).succeeds().line();
+    exec("60s", "echo 2 > /n");
+    shell.call(["snapshot", "restore", &id, &snapshot]).succeeds();
+    assert_eq!(exec("60s", "cat /n"), "1\n");
+    assert_eq!(shell.processes(), idle, "snapshots started something of their own");
+    // The last one says how long.
+    exec("300ms", "true");
+    shell.assert_idle();
+    exec("60s", "true");
+    shell.call(["stop", &id]).succeeds();
+    shell.assert_idle();
+    exec("60s", "true");
+    shell.call(["rm", &id]).succeeds();
+    shell.assert_idle();
+}
+
+#[test]
 fn stop_all_stops_every_vessel_of_the_store() {
     let shell = Shell::new();
     let ids = [shell.vessel(), shell.vessel(), shell.vessel()];

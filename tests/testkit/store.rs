@@ -78,6 +78,8 @@ impl Store {
         let mut command = Command::new(super::bin());
         command.env_clear().env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin").env("HOME", &self.dir);
         command.env("VESSELRT_DRIVER", self.driver_name()).env("VESSELRT_ROOT", self.root());
+        // What a test leaves is looked at when it ends.
+        command.env("VESSELRT_IDLE", "0");
         command.current_dir(&self.dir).stdin(Stdio::null()).args(args);
         command
     }

@@ -10,7 +10,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Version of the protocol; a client refuses a shim of another one.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Which program stacks the layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,6 +76,11 @@ pub enum Request {
     Hello,
     /// Stay (true) or leave (false) when the last connection closes. Reply: [`Reply::Done`].
     Keep(bool),
+    /// Stay for so long after the last connection has closed. Reply: [`Reply::Done`].
+    Linger {
+        /// Milliseconds; 0 is not at all.
+        millis: u64,
+    },
     /// Kill every command, unmount and leave; with `destroy`, remove the writable layer too (a `--rm` vessel).
     /// Reply: [`Reply::Done`], then the connection closes when the shim is gone.
     Shutdown {

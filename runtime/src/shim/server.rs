@@ -6,7 +6,8 @@
 //!             Idle ──any write while quiesced──▶ Deferred ──resumed──▶ (handled)
 //! ```
 //!
-//! The shim leaves when the last connection is closed and no command runs, unless it is kept.
+//! The shim leaves when the last connection is closed and no command runs, unless it is kept; or a while later, if it
+//! was told to linger.
 #![forbid(unsafe_code)]
 
 mod requests;
@@ -17,7 +18,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use rustix::event::{PollFd, PollFlags};
@@ -90,6 +91,9 @@ struct Server {
     placeholders: Vec<PathBuf>,
     next: u64,
     keep: bool,
+    /// How long it stays when nobody is connected, and since when that is so.
+    linger: Duration,
+    deserted: Option<Instant>,
     leaving: bool,
     /// The vessel is thrown away: its writable layer goes when the last command has ended.
     destroy: bool,
@@ -110,7 +114,7 @@ enum Ready {
 impl Server {
     fn serve(&mut self) {
         while !self.done() {
-            let Ok(ready) = self.wait() else { return };
+            let Ok(ready) = self.wait(self.patience()) else { return };
             for event in ready {
                 self.handle(event);
             }
@@ -118,9 +122,23 @@ impl Server {
         self.leave();
     }
 
-    fn done(&self) -> bool {
-        let unused = self.clients.is_empty() && !self.keep;
+    fn done(&mut self) -> bool {
+        if !self.clients.is_empty() {
+            self.deserted = None;
+        } else if self.deserted.is_none() {
+            self.deserted = Some(Instant::now());
+        }
+        let unused = !self.keep && self.patience().is_some_and(|left| left.is_zero());
         (self.leaving || unused) && self.commands.is_empty() && self.jobs.is_empty()
+    }
+
+    /// How long it may take until somebody connects; without end while somebody is, or when it is kept.
+    fn patience(&self) -> Option<Duration> {
+        let since = self.deserted.filter(|_| !self.keep)?;
+        // While something ends, its end is what is waited for.
+        let busy = !self.commands.is_empty() || !self.jobs.is_empty();
+        let left = self.linger.saturating_sub(since.elapsed());
+        (!busy || !left.is_zero()).then_some(left)
     }
 
     fn leave(&mut self) {
@@ -140,7 +158,7 @@ impl Server {
         }
     }
 
-    fn wait(&self) -> io::Result<Vec<Ready>> {
+    fn wait(&self, patience: Option<Duration>) -> io::Result<Vec<Ready>> {
         let mut what = vec![Ready::Listener];
         let mut fds = vec![PollFd::new(&self.listener, PollFlags::IN)];
         for (id, client) in &self.clients {
@@ -159,8 +177,10 @@ impl Server {
             what.push(Ready::JobEnded(*id));
             fds.push(PollFd::new(&job.pidfd, PollFlags::IN));
         }
+        // One that no clock can express is none.
+        let timeout = patience.and_then(|left| rustix::time::Timespec::try_from(left).ok());
         loop {
-            match rustix::event::poll(&mut fds, None) {
+            match rustix::event::poll(&mut fds, timeout.as_ref()) {
                 Err(rustix::io::Errno::INTR) => {}
                 other => {
                     other?;

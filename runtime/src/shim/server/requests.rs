@@ -49,6 +49,10 @@ impl Server {
                 self.keep = keep;
                 done()
             }
+            Request::Linger { millis } => {
+                self.linger = std::time::Duration::from_millis(millis);
+                done()
+            }
             Request::Shutdown { destroy } => self.shutdown(destroy),
             Request::Exec(request) => self.exec(id, &request, &fds),
             Request::Signal(number) => self.signal(id, number),
@@ -179,6 +183,7 @@ fn reads_only(request: &Request) -> bool {
     match request {
         Request::Hello
         | Request::Keep(_)
+        | Request::Linger { .. }
         | Request::Signal(_)
         | Request::Stat { .. }
         | Request::ReadDir { .. }

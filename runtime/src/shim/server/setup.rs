@@ -46,6 +46,8 @@ pub(super) fn server(socket: &UnixStream, mounts: Vec<OwnedFd>) -> Result<Server
         placeholders: Vec::new(),
         next: 0,
         keep: false,
+        linger: std::time::Duration::ZERO,
+        deserted: None,
         leaving: false,
         destroy: false,
         _lock: lock,
