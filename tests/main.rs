@@ -30,6 +30,7 @@ mod commit;
 mod concurrency;
 mod crash;
 mod exec;
+mod faults;
 mod files;
 mod lifecycle;
 mod paths;

@@ -1,0 +1,243 @@
+//! Every step of what changes a vessel fails once: by an error of the kernel, and by the death of the process that
+//! makes it. strace injects both. Afterwards it is the old state or the new, every snapshot that is listed can be restored,
+//! nothing is left running, and a second attempt succeeds.
+#![forbid(unsafe_code)]
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::process::Command;
+
+use vesselrt::{ErrorKind, Manager};
+
+use crate::testkit::{BASE, Cap, Store, leftovers, need, tests};
+
+tests!(
+    a_snapshot_meets_faults_at_every_step,
+    a_restore_meets_faults_at_every_step,
+    a_removal_of_a_snapshot_meets_faults_at_every_step,
+    a_deletion_of_a_vessel_meets_faults_at_every_step,
+);
+
+/// A system call that changes something, and how it fails where disks do.
+const CALLS: [(&str, &str); 10] = [
+    ("renameat", "ENOSPC"),
+    ("renameat2", "EROFS"),
+    ("mkdirat", "ENOSPC"),
+    ("unlinkat", "EIO"),
+    ("linkat", "ENOSPC"),
+    ("fsync", "EIO"),
+    ("syncfs", "EIO"),
+    ("fsconfig", "ENOMEM"),
+    ("move_mount", "ENOMEM"),
+    ("umount2", "ENOMEM"),
+];
+
+/// Nothing makes one of them so often in one thread.
+const MANY: usize = 64;
+
+/// What is done, to a vessel with the snapshots `one` and `two`, the state `three`, and a name for what is told.
+struct Operation {
+    /// Its arguments; `ID`, `ONE` and `TWO` are replaced.
+    args: &'static [&'static str],
+    /// What the file `state` may say afterwards. `None`: the vessel may be gone.
+    states: &'static [Option<&'static str>],
+    /// What may be listed afterwards.
+    listed: &'static [&'static [&'static str]],
+}
+
+/// A vessel before the operation.
+struct Before {
+    id: String,
+    one: String,
+    two: String,
+}
+
+async fn prepared(manager: &Manager) -> Before {
+    let vessel = manager.create_vessel(BASE, "/work").await.unwrap();
+    let mut ids = Vec::new();
+    for state in ["one", "two"] {
+        vessel.write_file("state", state, 0o644).await.unwrap();
+        ids.push(vessel.create_snapshot(state).await.unwrap().id);
+    }
+    vessel.write_file("state", "three", 0o644).await.unwrap();
+    vessel.close().await.unwrap();
+    let two = ids.pop().unwrap();
+    Before { id: vessel.id().to_owned(), one: ids.pop().unwrap(), two }
+}
+
+/// Sweeps over all faults, on a new vessel each.
+async fn sweep(store: &Store, operation: &Operation) {
+    if !need(&[Cap::Root, Cap::Strace]) {
+        return;
+    }
+    let manager = store.stocked().await;
+    let mut met = 0;
+    for (call, error) in CALLS {
+        for fault in [format!("error={error}"), "signal=KILL".to_owned()] {
+            for nth in 1..=MANY {
+                let before = prepared(&manager).await;
+                let what = format!("{call}:{fault}:when={nth}");
+                if !is_met(store, operation, &before, &what) {
+                    // The operation itself may be its deletion.
+                    let deleted = manager.delete_vessel(&before.id).await;
+                    assert!(deleted.is_ok() || deleted.unwrap_err().kind() == ErrorKind::NotFound);
+                    break;
+                }
+                assert!(nth < MANY, "{what}: still met");
+                met += 1;
+                either_old_or_new(store, &manager, operation, &before, &what).await;
+            }
+        }
+    }
+    assert!(met > 10, "only {met} faults were met");
+    manager.close().await.unwrap();
+}
+
+fn arguments(operation: &Operation, before: &Before) -> Vec<String> {
+    let filled = |arg: &&str| match *arg {
+        "ID" => before.id.clone(),
+        "ONE" => before.one.clone(),
+        "TWO" => before.two.clone(),
+        other => other.to_owned(),
+    };
+    operation.args.iter().map(filled).collect()
+}
+
+/// Runs the operation with a fault; false when nothing met it.
+fn is_met(store: &Store, operation: &Operation, before: &Before, fault: &str) -> bool {
+    let arguments = arguments(operation, before);
+    let plain = store.cli(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    let log = store.beside("strace");
+    let call = fault.split(':').next().unwrap();
+    let mut command = Command::new("timeout");
+    command.args(["-k", "5", "60", "strace", "-f", "-qq", "-o"]).arg(&log);
+    command.args(["-e", &format!("trace={call}"), "-e", &format!("inject={fault}")]);
+    command.arg(plain.get_program()).args(plain.get_args()).current_dir(store.beside("."));
+    command.env_clear().envs(plain.get_envs().filter_map(|(key, value)| Some((key, value?))));
+    let output = command.output().unwrap();
+    let log = std::fs::read_to_string(&log).unwrap();
+    assert_ne!(output.status.code(), Some(124), "{fault} makes {arguments:?} hang");
+    let met = log.contains("(INJECTED)") || has_lethal_call(&log);
+    if !met {
+        assert!(output.status.success(), "{fault} was not met, but {arguments:?} failed: {output:?}");
+    }
+    met
+}
+
+/// Whether a call did not return. Workers are killed too, when they are not needed any more, but not in a call.
+fn has_lethal_call(log: &str) -> bool {
+    let mut open: HashSet<&str> = HashSet::new();
+    for line in log.lines() {
+        let pid = line.split(' ').next().unwrap();
+        if line.ends_with("<unfinished ...>") {
+            open.insert(pid);
+        } else if line.contains("resumed>") && !line.ends_with("= ?") {
+            open.remove(pid);
+        } else if line.ends_with("= ?") {
+            return true;
+        }
+    }
+    !open.is_empty()
+}
+
+async fn either_old_or_new(
+    store: &Store,
+    manager: &Manager,
+    operation: &Operation,
+    before: &Before,
+    what: &str,
+) {
+    let id = &before.id;
+    if !manager.list_vessels().await.unwrap().iter().any(|vessel| vessel.id == *id) {
+        assert!(operation.states.contains(&None), "{what}: the vessel is gone");
+        return;
+    }
+    let vessel = manager.open_vessel(id).await.unwrap_or_else(|e| panic!("{what}: {e}"));
+    let state = String::from_utf8(vessel.read_file("state").await.unwrap()).unwrap();
+    assert!(operation.states.contains(&Some(&state)), "{what}: the state is {state:?}");
+    let listed = vessel.list_snapshots().await.unwrap();
+    let names: Vec<&str> = listed.iter().map(|snapshot| snapshot.message.as_str()).collect();
+    assert!(operation.listed.contains(&names.as_slice()), "{what}: {names:?} are listed");
+    vessel.close().await.unwrap();
+    // A second attempt, which nothing disturbs. What was done already may be said to be so.
+    let arguments = arguments(operation, before);
+    let again = store.cli(&arguments.iter().map(String::as_str).collect::<Vec<_>>()).output().unwrap();
+    let text = String::from_utf8_lossy(&again.stderr);
+    assert!(again.status.success() || text.contains("not found"), "{what}, again: {again:?}");
+    restorable(store, manager, id, what).await;
+}
+
+/// Every snapshot that is listed can be restored: from its layer, and from its archive alone.
+async fn restorable(store: &Store, manager: &Manager, id: &str, what: &str) {
+    if !manager.list_vessels().await.unwrap().iter().any(|vessel| vessel.id == id) {
+        return;
+    }
+    for archives_alone in [false, true] {
+        if archives_alone {
+            forget_layers(store, id);
+        }
+        let vessel = manager.open_vessel(id).await.unwrap_or_else(|e| panic!("{what}: {e}"));
+        for snapshot in vessel.list_snapshots().await.unwrap() {
+            vessel.restore_snapshot(&snapshot.id).await.unwrap_or_else(|e| panic!("{what}: {e}"));
+            let state = vessel.read_file("state").await.unwrap();
+            assert_eq!(String::from_utf8_lossy(&state), snapshot.message, "{what}");
+        }
+        vessel.close().await.unwrap();
+    }
+    manager.delete_vessel(id).await.unwrap();
+    leftovers::none_locked(&store.root().join("vessels"));
+}
+
+/// Takes away what the storage does not need: the vessel's directory and the sealed layers.
+fn forget_layers(store: &Store, id: &str) {
+    let remove = |path: &Path| std::fs::remove_dir_all(path).unwrap();
+    remove(&store.root().join("vessels").join(id));
+    for layer in leftovers::entries(&store.root().join("layers")) {
+        remove(&layer);
+    }
+}
+
+async fn a_snapshot_meets_faults_at_every_step(store: &Store) {
+    sweep(
+        store,
+        &Operation {
+            args: &["snapshot", "create", "ID", "-m", "three"],
+            states: &[Some("three")],
+            listed: &[&["one", "two"], &["one", "two", "three"]],
+        },
+    )
+    .await;
+}
+
+async fn a_restore_meets_faults_at_every_step(store: &Store) {
+    sweep(
+        store,
+        &Operation {
+            args: &["snapshot", "restore", "ID", "ONE"],
+            states: &[Some("three"), Some("one")],
+            listed: &[&["one", "two"]],
+        },
+    )
+    .await;
+}
+
+async fn a_removal_of_a_snapshot_meets_faults_at_every_step(store: &Store) {
+    sweep(
+        store,
+        &Operation {
+            // It is the current one: the vessel goes back to its parent.
+            args: &["snapshot", "rm", "ID", "TWO"],
+            states: &[Some("three"), Some("one")],
+            listed: &[&["one", "two"], &["one"]],
+        },
+    )
+    .await;
+}
+
+async fn a_deletion_of_a_vessel_meets_faults_at_every_step(store: &Store) {
+    sweep(
+        store,
+        &Operation { args: &["rm", "ID"], states: &[None, Some("three")], listed: &[&["one", "two"]] },
+    )
+    .await;
+}
