@@ -36,6 +36,7 @@ use crate::error::{Error, Result};
 use crate::manager::VesselStatus;
 use crate::manager::commit::{CommitOptions, CommitProgress, CommitReport};
 use crate::manager::create::CreateOptions;
+use crate::manager::fork::ForkOptions;
 use crate::manager::images::{ImageImport, ImportProgress, ImportReport};
 use crate::manager::prune::{ImageUsage, PruneReport, VerifyReport};
 use crate::manager::pull::{PullOptions, PullProgress, PullReport};
@@ -128,6 +129,14 @@ impl Manager {
     /// As there.
     pub fn open_vessel(&self, id: &str) -> Result<Vessel> {
         self.runtime.run(self.inner.open_vessel(id)).map(|vessel| self.vessel(vessel))
+    }
+
+    /// See [`crate::Manager::fork_vessel`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn fork_vessel(&self, id: &str, options: ForkOptions) -> Result<Vec<VesselManifest>> {
+        self.runtime.run(self.inner.fork_vessel(id, options))
     }
 
     /// See [`crate::Manager::delete_vessel`].

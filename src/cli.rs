@@ -13,6 +13,7 @@ mod create;
 mod doctor;
 mod exec;
 mod failure;
+mod fork;
 mod fs;
 mod image;
 mod output;
@@ -78,6 +79,8 @@ enum Verb {
     Ls(create::Ls),
     /// Show a vessel
     Inspect(create::Inspect),
+    /// Make vessels that begin where another one is, and print their ids
+    Fork(fork::Fork),
     /// Remove vessels with their snapshots
     Rm(create::Rm),
     /// Run a command in a vessel
@@ -144,6 +147,7 @@ async fn dispatch(verb: Verb, context: &Context) -> Outcome<ExitCode> {
         Verb::Create(args) => create::create(args, context).await?,
         Verb::Ls(args) => create::ls(&args, context).await?,
         Verb::Inspect(args) => create::inspect(&args, context).await?,
+        Verb::Fork(args) => fork::fork(args, context).await?,
         Verb::Rm(args) => create::rm(args, context).await?,
         Verb::Exec(args) => return exec::run(args, context).await,
         Verb::Run(args) => return run::run(args, context).await,

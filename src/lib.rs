@@ -45,6 +45,7 @@ pub use config::{Limits, ManagerConfig, OverlayDriver, PullPolicy, Registries};
 pub use error::{Error, ErrorKind, Result};
 pub use manager::commit::{CommitOptions, CommitProgress, CommitReport, LayerCompression};
 pub use manager::create::CreateOptions;
+pub use manager::fork::ForkOptions;
 pub use manager::images::{ImageImport, ImportProgress, ImportReport};
 pub use manager::prune::{DamagedBlob, ImageUsage, PruneReport, VerifyReport};
 pub use manager::pull::{BlobState, PullOptions, PullProgress, PullReport};
@@ -59,8 +60,8 @@ pub use vessel::session::Running;
 pub use vesselrt_storage::manifest::{SnapshotManifest, VesselManifest};
 pub use vesselrt_storage::registry::{self, Kept as CredentialsKept, RegistryConfig};
 pub use vesselrt_storage::{
-    ByteStream, CompressedStorage, Digest, IdGenerator, LocalStorage, Reference, Storage, StorageError,
-    StorageErrorKind, UniqueIdGenerator,
+    ArchiveUsage, ByteStream, CompressedStorage, Digest, IdGenerator, LocalStorage, Reference, Storage,
+    StorageError, StorageErrorKind, UniqueIdGenerator, VesselFork,
 };
 pub use vesselrt_storage::{ImageRecord, LayerRecord};
 

@@ -4,6 +4,7 @@
 pub(crate) mod commit;
 pub(crate) mod create;
 mod delete;
+pub(crate) mod fork;
 pub(crate) mod history;
 pub(crate) mod images;
 mod layers;
@@ -35,6 +36,7 @@ use crate::offload::{blocking, detached};
 use crate::store::Store;
 use crate::vessel::Vessel;
 use create::CreateOptions;
+use fork::ForkOptions;
 use images::{ImageImport, ImportProgress, ImportReport};
 use pull::PullProgress;
 
@@ -136,6 +138,19 @@ impl Manager {
     pub async fn open_vessel(&self, id: &str) -> Result<Vessel> {
         let (inner, id) = (Arc::clone(&self.inner), id.to_owned());
         detached(async move { open::open(&inner, &id).await }).await
+    }
+
+    /// Makes new vessels that begin where this one is, or at one of its snapshots: all of them, or none. They share
+    /// what they have in common, cost next to nothing until they are opened, and depend neither on each other nor on this
+    /// vessel. What it is now becomes a snapshot first, unless nothing was written since the last one.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound) "vessel not found: …" or "snapshot not found: …";
+    /// [`AlreadyExists`](crate::ErrorKind::AlreadyExists) for an id that is taken; those of
+    /// [`Vessel::create_snapshot`](crate::Vessel::create_snapshot).
+    pub async fn fork_vessel(&self, id: &str, options: ForkOptions) -> Result<Vec<VesselManifest>> {
+        let (inner, id) = (Arc::clone(&self.inner), id.to_owned());
+        detached(async move { fork::fork(&inner, &id, options).await }).await
     }
 
     /// Deletes a vessel with its snapshots. One that runs is stopped first, commands and all.

@@ -45,12 +45,17 @@ impl ManagerInner {
     pub(crate) async fn sweep(self: &Arc<Self>) -> Result<()> {
         let _one = self.sweeper.lock().await;
         let manager = Arc::clone(self);
+        let asked = blocking(move || manager.store.is_check_asked_for()).await?;
+        // What fails here is tried again by the next sweep: it is still asked for.
+        let checked = if asked { self.discard_layers().await } else { Ok(()) };
+        let manager = Arc::clone(self);
         blocking(move || {
             let staged = staged::sweep(&manager.store);
             manager.empty_trash()?;
             staged
         })
         .await
+        .and(checked)
     }
 
     /// Deletes the vessels that were to be thrown away after use, and whose user died before.
@@ -126,11 +131,30 @@ impl ManagerInner {
         Ok(true)
     }
 
-    /// Sealed layers that no vessel mentions.
+    /// Sealed layers that no vessel mentions. Nobody forks meanwhile; what is sealed meanwhile is not among them.
     async fn discard_layers(self: &Arc<Self>) -> Result<()> {
-        // Before the manifests: what is sealed meanwhile is not among them.
+        let manager = Arc::clone(self);
+        let _alone = blocking(move || {
+            let alone = manager.store.remove_layers()?;
+            manager.store.begin_check()?;
+            Ok(alone)
+        })
+        .await?;
+        let discarded = self.discard_unused_layers_locked().await;
+        if discarded.is_err() {
+            let manager = Arc::clone(self);
+            blocking(move || manager.store.ask_for_check()).await?;
+        }
+        discarded
+    }
+
+    async fn discard_unused_layers_locked(self: &Arc<Self>) -> Result<()> {
+        // Before the manifests.
         let manager = Arc::clone(self);
         let layers = blocking(move || dirs::names(manager.store.layers.as_fd())).await?;
+        if layers.is_empty() {
+            return Ok(());
+        }
         let mut used: HashSet<String> = HashSet::new();
         for vessel in open::list(self).await? {
             used.extend(vessel.snapshots.into_iter().map(|snapshot| snapshot.id));
