@@ -31,6 +31,7 @@ mod concurrency;
 mod crash;
 mod exec;
 mod files;
+mod forks;
 mod lifecycle;
 mod paths;
 mod persistence;
