@@ -1,5 +1,7 @@
 //! A thousand workspaces from one, and what they cost: `cargo run --release --example forks -- IMAGE [N]`.
 #![forbid(unsafe_code)]
+// An example says what it does by printing it.
+#![allow(clippy::print_stdout)]
 
 use std::time::{Duration, Instant};
 
