@@ -42,6 +42,7 @@ use crate::manager::prune::{ImageUsage, PruneReport, VerifyReport};
 use crate::manager::pull::{PullOptions, PullProgress, PullReport};
 use crate::manager::push::{PushProgress, PushReport};
 use crate::manager::save::SaveFormat;
+use crate::manager::usage::DiskUsage;
 use vesselrt_storage::registry::Kept as CredentialsKept;
 use vesselrt_storage::{ImageRecord, VesselManifest};
 
@@ -145,6 +146,14 @@ impl Manager {
     /// As there.
     pub fn delete_vessel(&self, id: &str) -> Result<()> {
         self.runtime.run(self.inner.delete_vessel(id))
+    }
+
+    /// See [`crate::Manager::disk_usage`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn disk_usage(&self, vessel: Option<&str>) -> Result<DiskUsage> {
+        self.runtime.run(self.inner.disk_usage(vessel))
     }
 
     /// See [`crate::Manager::list_vessels`].

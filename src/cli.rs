@@ -11,6 +11,7 @@ mod context;
 mod cp;
 mod create;
 mod doctor;
+mod du;
 mod exec;
 mod failure;
 mod fork;
@@ -99,6 +100,10 @@ enum Verb {
     /// Make, list, restore and remove snapshots
     #[command(subcommand)]
     Snapshot(snapshot::Verb),
+    /// Show what vessels and their snapshots take on disk
+    Du(du::Du),
+    /// Remove what crashes left behind and what nothing needs any more
+    Gc(du::Gc),
     /// Make an image of a vessel and print its reference
     Commit(commit::Commit),
     /// Write an image to a file for other tools
@@ -156,6 +161,8 @@ async fn dispatch(verb: Verb, context: &Context) -> Outcome<ExitCode> {
         Verb::Cp(args) => cp::run(args, context).await?,
         Verb::Fs(verb) => fs::run(verb, context).await?,
         Verb::Snapshot(verb) => snapshot::run(verb, context).await?,
+        Verb::Du(args) => du::du(&args, context).await?,
+        Verb::Gc(args) => du::gc(&args, context).await?,
         Verb::Commit(args) => commit::commit(args, context).await?,
         Verb::Push(args) => registry::push(args, context).await?,
         Verb::Login(args) => registry::login(args, context).await?,

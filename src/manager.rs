@@ -18,6 +18,7 @@ pub(crate) mod save;
 mod start;
 mod sweep;
 mod transfer;
+pub(crate) mod usage;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -39,6 +40,7 @@ use create::CreateOptions;
 use fork::ForkOptions;
 use images::{ImageImport, ImportProgress, ImportReport};
 use pull::PullProgress;
+use usage::DiskUsage;
 
 /// Makes, opens, lists and deletes the vessels of one store. Clones are handles on the same manager; any number of
 /// processes may have managers of the same store.
@@ -259,6 +261,15 @@ impl Manager {
     pub async fn remove_image(&self, reference: &str) -> Result<()> {
         let (inner, reference) = (Arc::clone(&self.inner), reference.to_owned());
         detached(async move { inner.remove_image(&reference).await }).await
+    }
+
+    /// What all vessels take on disk, or one of them.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound) "vessel not found: …"; those of the storage.
+    pub async fn disk_usage(&self, vessel: Option<&str>) -> Result<DiskUsage> {
+        let (inner, vessel) = (Arc::clone(&self.inner), vessel.map(str::to_owned));
+        detached(async move { usage::disk_usage(&inner, vessel.as_deref()).await }).await
     }
 
     /// Removes what crashes left behind and what was deleted but not removed yet. Most of that is done in the background,

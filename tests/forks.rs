@@ -1,6 +1,11 @@
 //! Forks: vessels that begin where another is, share what they can with it, and do not know of each other.
 #![forbid(unsafe_code)]
 
+mod cli;
+mod killed;
+mod stores;
+mod usage;
+
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
