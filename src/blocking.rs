@@ -36,11 +36,13 @@ use crate::error::{Error, Result};
 use crate::manager::VesselStatus;
 use crate::manager::commit::{CommitOptions, CommitProgress, CommitReport};
 use crate::manager::create::CreateOptions;
+use crate::manager::fork::ForkOptions;
 use crate::manager::images::{ImageImport, ImportProgress, ImportReport};
 use crate::manager::prune::{ImageUsage, PruneReport, VerifyReport};
 use crate::manager::pull::{PullOptions, PullProgress, PullReport};
 use crate::manager::push::{PushProgress, PushReport};
 use crate::manager::save::SaveFormat;
+use crate::manager::usage::DiskUsage;
 use vesselrt_storage::registry::Kept as CredentialsKept;
 use vesselrt_storage::{ImageRecord, VesselManifest};
 
@@ -130,12 +132,28 @@ impl Manager {
         self.runtime.run(self.inner.open_vessel(id)).map(|vessel| self.vessel(vessel))
     }
 
+    /// See [`crate::Manager::fork_vessel`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn fork_vessel(&self, id: &str, options: ForkOptions) -> Result<Vec<VesselManifest>> {
+        self.runtime.run(self.inner.fork_vessel(id, options))
+    }
+
     /// See [`crate::Manager::delete_vessel`].
     ///
     /// # Errors
     /// As there.
     pub fn delete_vessel(&self, id: &str) -> Result<()> {
         self.runtime.run(self.inner.delete_vessel(id))
+    }
+
+    /// See [`crate::Manager::disk_usage`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn disk_usage(&self, vessel: Option<&str>) -> Result<DiskUsage> {
+        self.runtime.run(self.inner.disk_usage(vessel))
     }
 
     /// See [`crate::Manager::list_vessels`].

@@ -11,8 +11,10 @@ mod context;
 mod cp;
 mod create;
 mod doctor;
+mod du;
 mod exec;
 mod failure;
+mod fork;
 mod fs;
 mod image;
 mod output;
@@ -78,6 +80,8 @@ enum Verb {
     Ls(create::Ls),
     /// Show a vessel
     Inspect(create::Inspect),
+    /// Make vessels that begin where another one is, and print their ids
+    Fork(fork::Fork),
     /// Remove vessels with their snapshots
     Rm(create::Rm),
     /// Run a command in a vessel
@@ -96,6 +100,10 @@ enum Verb {
     /// Make, list, restore and remove snapshots
     #[command(subcommand)]
     Snapshot(snapshot::Verb),
+    /// Show what vessels and their snapshots take on disk
+    Du(du::Du),
+    /// Remove what crashes left behind and what nothing needs any more
+    Gc(du::Gc),
     /// Make an image of a vessel and print its reference
     Commit(commit::Commit),
     /// Write an image to a file for other tools
@@ -144,6 +152,7 @@ async fn dispatch(verb: Verb, context: &Context) -> Outcome<ExitCode> {
         Verb::Create(args) => create::create(args, context).await?,
         Verb::Ls(args) => create::ls(&args, context).await?,
         Verb::Inspect(args) => create::inspect(&args, context).await?,
+        Verb::Fork(args) => fork::fork(args, context).await?,
         Verb::Rm(args) => create::rm(args, context).await?,
         Verb::Exec(args) => return exec::run(args, context).await,
         Verb::Run(args) => return run::run(args, context).await,
@@ -152,6 +161,8 @@ async fn dispatch(verb: Verb, context: &Context) -> Outcome<ExitCode> {
         Verb::Cp(args) => cp::run(args, context).await?,
         Verb::Fs(verb) => fs::run(verb, context).await?,
         Verb::Snapshot(verb) => snapshot::run(verb, context).await?,
+        Verb::Du(args) => du::du(&args, context).await?,
+        Verb::Gc(args) => du::gc(&args, context).await?,
         Verb::Commit(args) => commit::commit(args, context).await?,
         Verb::Push(args) => registry::push(args, context).await?,
         Verb::Login(args) => registry::login(args, context).await?,

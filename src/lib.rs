@@ -45,22 +45,25 @@ pub use config::{Limits, ManagerConfig, OverlayDriver, PullPolicy, Registries};
 pub use error::{Error, ErrorKind, Result};
 pub use manager::commit::{CommitOptions, CommitProgress, CommitReport, LayerCompression};
 pub use manager::create::CreateOptions;
+pub use manager::fork::ForkOptions;
 pub use manager::images::{ImageImport, ImportProgress, ImportReport};
 pub use manager::prune::{DamagedBlob, ImageUsage, PruneReport, VerifyReport};
 pub use manager::pull::{BlobState, PullOptions, PullProgress, PullReport};
 pub use manager::push::{PushProgress, PushReport, PushState};
 pub use manager::save::SaveFormat;
+pub use manager::usage::{DiskUsage, SnapshotUsage, UsageTotal, VesselUsage};
 pub use manager::{Manager, VesselStatus};
 pub use vessel::Vessel;
 pub use vessel::exec::{ExecOptions, ExecResult, TIMEOUT_EXIT_CODE};
 pub use vessel::file::{File, OpenOptions};
 pub use vessel::files::{DirEntry, FileInfo, FileType};
 pub use vessel::session::Running;
+pub use vessel::snapshot::upkeep::{SnapshotDeletion, SnapshotPruning, SnapshotsDeleted};
 pub use vesselrt_storage::manifest::{SnapshotManifest, VesselManifest};
 pub use vesselrt_storage::registry::{self, Kept as CredentialsKept, RegistryConfig};
 pub use vesselrt_storage::{
-    ByteStream, CompressedStorage, Digest, IdGenerator, LocalStorage, Reference, Storage, StorageError,
-    StorageErrorKind, UniqueIdGenerator,
+    ArchiveUsage, ByteStream, CompressedStorage, Digest, IdGenerator, LocalStorage, Reference, Storage,
+    StorageError, StorageErrorKind, UniqueIdGenerator, VesselFork,
 };
 pub use vesselrt_storage::{ImageRecord, LayerRecord};
 

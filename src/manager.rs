@@ -4,6 +4,7 @@
 pub(crate) mod commit;
 pub(crate) mod create;
 mod delete;
+pub(crate) mod fork;
 pub(crate) mod history;
 pub(crate) mod images;
 mod layers;
@@ -17,6 +18,7 @@ pub(crate) mod save;
 mod start;
 mod sweep;
 mod transfer;
+pub(crate) mod usage;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -35,8 +37,10 @@ use crate::offload::{blocking, detached};
 use crate::store::Store;
 use crate::vessel::Vessel;
 use create::CreateOptions;
+use fork::ForkOptions;
 use images::{ImageImport, ImportProgress, ImportReport};
 use pull::PullProgress;
+use usage::DiskUsage;
 
 /// Makes, opens, lists and deletes the vessels of one store. Clones are handles on the same manager; any number of
 /// processes may have managers of the same store.
@@ -138,6 +142,19 @@ impl Manager {
     pub async fn open_vessel(&self, id: &str) -> Result<Vessel> {
         let (inner, id) = (Arc::clone(&self.inner), id.to_owned());
         detached(async move { open::open(&inner, &id).await }).await
+    }
+
+    /// Makes new vessels that begin where this one is, or at one of its snapshots: all of them, or none. They share
+    /// what they have in common, cost next to nothing until they are opened, and depend neither on each other nor on this
+    /// vessel. What it is now becomes a snapshot first, unless nothing was written since the last one.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound) "vessel not found: …" or "snapshot not found: …";
+    /// [`AlreadyExists`](crate::ErrorKind::AlreadyExists) for an id that is taken; those of
+    /// [`Vessel::create_snapshot`](crate::Vessel::create_snapshot).
+    pub async fn fork_vessel(&self, id: &str, options: ForkOptions) -> Result<Vec<VesselManifest>> {
+        let (inner, id) = (Arc::clone(&self.inner), id.to_owned());
+        detached(async move { fork::fork(&inner, &id, options).await }).await
     }
 
     /// Deletes a vessel with its snapshots. One that runs is stopped first, commands and all.
@@ -246,6 +263,15 @@ impl Manager {
     pub async fn remove_image(&self, reference: &str) -> Result<()> {
         let (inner, reference) = (Arc::clone(&self.inner), reference.to_owned());
         detached(async move { inner.remove_image(&reference).await }).await
+    }
+
+    /// What all vessels take on disk, or one of them.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound) "vessel not found: …"; those of the storage.
+    pub async fn disk_usage(&self, vessel: Option<&str>) -> Result<DiskUsage> {
+        let (inner, vessel) = (Arc::clone(&self.inner), vessel.map(str::to_owned));
+        detached(async move { usage::disk_usage(&inner, vessel.as_deref()).await }).await
     }
 
     /// Removes what crashes left behind and what was deleted but not removed yet. Most of that is done in the background,

@@ -9,6 +9,8 @@
 //!     layers/CHAIN/fs             an image layer, unpacked once, never changed
 //!     layers/.lock-CHAIN          whoever unpacks it
 //!   layers/SNAPSHOT/fs            a sealed snapshot layer; can be had again from its archive
+//!   layers.lock                   shared: layers get another vessel; exclusive: layers are removed
+//!   layers.unchecked              there while layers may have lost their last vessel
 //!   vessels/ID/
 //!     lock                        held by the shim as long as it lives
 //!     ops.lock                    held by whoever changes snapshots or the manifest
@@ -27,6 +29,7 @@
 
 pub(crate) mod dirs;
 mod generation;
+pub(crate) mod layers;
 pub(crate) mod lock;
 pub(crate) mod staged;
 

@@ -242,7 +242,8 @@ impl Vessel {
     /// snapshot with children: …" or "cannot delete the only snapshot".
     pub async fn delete_snapshot(&self, snapshot: &str) -> Result<()> {
         let (inner, snapshot) = (Arc::clone(&self.inner), snapshot.to_owned());
-        detached(async move { snapshot::delete(&inner, &snapshot).await }).await
+        let how = snapshot::upkeep::SnapshotDeletion::new();
+        detached(async move { snapshot::upkeep::delete(&inner, &snapshot, how).await.map(drop) }).await
     }
 
     /// All snapshots in the order of their creation, as the storage has them now.
@@ -250,7 +251,7 @@ impl Vessel {
     /// # Errors
     /// Those of the storage.
     pub async fn list_snapshots(&self) -> Result<Vec<SnapshotManifest>> {
-        Ok(self.inner.reload().await?.snapshots)
+        Ok(self.inner.reload().await?.named_snapshots())
     }
 
     /// Replaces the labels of the vessel.

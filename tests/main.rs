@@ -32,6 +32,7 @@ mod crash;
 mod exec;
 mod faults;
 mod files;
+mod forks;
 mod lifecycle;
 mod paths;
 mod persistence;

@@ -55,6 +55,12 @@ pub enum Job {
         /// How to compress.
         compression: Compression,
     },
+    /// Measures what trees take on disk; what several of them have in common counts for the first. Descriptors: the
+    /// directories that they are in. Output: [`JobDone::Measured`].
+    MeasureTrees {
+        /// Which directory, counted from 0, and the name in it; no slash.
+        trees: Vec<(usize, String)>,
+    },
     /// Removes `name` and everything in it. Descriptor: its parent directory. Output: [`JobDone::Removed`].
     RemoveTree {
         /// Name of the entry; no slash.
@@ -76,6 +82,8 @@ pub enum JobDone {
     },
     /// A tar is written.
     Packed(Packed),
+    /// Bytes on disk, one for each tree; 0 for one that is not there.
+    Measured(Vec<u64>),
     /// It is gone.
     Removed,
 }

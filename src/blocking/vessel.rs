@@ -14,6 +14,7 @@ use crate::error::Result;
 use crate::vessel::exec::{ExecOptions, ExecResult};
 use crate::vessel::file::OpenOptions;
 use crate::vessel::files::{DirEntry, FileInfo};
+use crate::vessel::snapshot::upkeep::{SnapshotDeletion, SnapshotPruning, SnapshotsDeleted};
 
 /// [`crate::Vessel`] for synchronous callers.
 #[derive(Debug, Clone)]
@@ -184,6 +185,38 @@ impl Vessel {
     /// As there.
     pub fn delete_snapshot(&self, snapshot: &str) -> Result<()> {
         self.runtime.run(self.inner.delete_snapshot(snapshot))
+    }
+
+    /// See [`crate::Vessel::delete_snapshot_with`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn delete_snapshot_with(
+        &self,
+        snapshot: &str,
+        deletion: SnapshotDeletion,
+    ) -> Result<SnapshotsDeleted> {
+        self.runtime.run(self.inner.delete_snapshot_with(snapshot, deletion))
+    }
+
+    /// See [`crate::Vessel::prune_snapshots`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn prune_snapshots(&self, pruning: SnapshotPruning) -> Result<SnapshotsDeleted> {
+        self.runtime.run(self.inner.prune_snapshots(pruning))
+    }
+
+    /// See [`crate::Vessel::set_snapshot_labels`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn set_snapshot_labels(
+        &self,
+        snapshot: &str,
+        labels: BTreeMap<String, String>,
+    ) -> Result<SnapshotManifest> {
+        self.runtime.run(self.inner.set_snapshot_labels(snapshot, labels))
     }
 
     /// See [`crate::Vessel::list_snapshots`].

@@ -1,5 +1,10 @@
-//! `snapshot create|ls|restore|rm|push|pull`.
+//! `snapshot create|ls|restore|rm|prune|label|push|pull`.
 #![forbid(unsafe_code)]
+
+mod label;
+mod prune;
+mod rm;
+mod tree;
 
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -21,8 +26,12 @@ pub(super) enum Verb {
     Ls(Ls),
     /// Go back to a snapshot; what changed since is thrown away
     Restore(Which),
-    /// Remove a snapshot that no other is based on
-    Rm(Which),
+    /// Remove a snapshot, with those that are based on it or without
+    Rm(rm::Rm),
+    /// Remove old snapshots and print their ids
+    Prune(prune::Prune),
+    /// Set, remove or print the labels of a snapshot
+    Label(label::Label),
     /// Push a vessel's whole history to a registry
     Push(Push),
     /// Make a vessel of a history that was pushed, and print its id
@@ -44,6 +53,12 @@ pub(super) struct Create {
 pub(super) struct Ls {
     /// Id of the vessel
     id: String,
+    /// Show which is based on which
+    #[arg(long)]
+    tree: bool,
+    /// Only those with this label; may be repeated
+    #[arg(long = "label", value_name = "KEY[=VALUE]", value_parser = label::Wanted::parse)]
+    labels: Vec<label::Wanted>,
 }
 
 /// Arguments of `snapshot push`.
@@ -96,7 +111,9 @@ pub(super) async fn run(verb: Verb, context: &Context) -> Outcome {
         Verb::Create(args) => create(&args, context).await,
         Verb::Ls(args) => ls(&args, context).await,
         Verb::Restore(args) => restore(args, context).await,
-        Verb::Rm(args) => rm(args, context).await,
+        Verb::Rm(args) => rm::rm(args, context).await,
+        Verb::Prune(args) => prune::prune(args, context).await,
+        Verb::Label(args) => label::label(args, context).await,
         Verb::Push(args) => push(&args, context).await,
         Verb::Pull(args) => pull(&args, context).await,
     }
@@ -115,40 +132,43 @@ async fn create(args: &Create, context: &Context) -> Outcome {
 /// Reads the manifest only: nothing is mounted for a list.
 async fn ls(args: &Ls, context: &Context) -> Outcome {
     let manifest = context.manager().await?.vessel_manifest(&args.id).await?;
-    match context.json {
-        true => context.print_json(&manifest.snapshots),
-        false => {
-            let now = OffsetDateTime::now_utc();
-            context.print(&table(&manifest.snapshots, &manifest.current_snapshot_id, now).render())
-        }
+    let mut snapshots = manifest.named_snapshots();
+    snapshots.retain(|snapshot| args.labels.iter().all(|label| label.is_of(snapshot)));
+    if context.json {
+        return context.print_json(&snapshots);
+    }
+    let (now, current) = (OffsetDateTime::now_utc(), &manifest.current_snapshot_id);
+    match args.tree {
+        true => context.print(&tree::tree(&snapshots, current, now).render()),
+        false => context.print(&table(&snapshots, current, now).render()),
     }
 }
 
 /// The current one has a star.
 fn table(snapshots: &[SnapshotManifest], current: &str, now: OffsetDateTime) -> Table {
-    let mut table = Table::new(&["", "ID", "PARENT", "CREATED", "SIZE", "MESSAGE"]);
+    let labels = snapshots.iter().any(|snapshot| !snapshot.labels.is_empty());
+    let mut headings = vec!["", "ID", "PARENT", "CREATED", "SIZE", "MESSAGE"];
+    headings.extend(labels.then_some("LABELS"));
+    let mut table = Table::new(&headings);
     for snapshot in snapshots {
         let mark = if snapshot.id == current { "*" } else { "" };
         let parent = if snapshot.parent_id.is_empty() { "-" } else { &snapshot.parent_id };
-        table.row([
+        let mut row = vec![
             mark.to_owned(),
             snapshot.id.clone(),
             parent.to_owned(),
             ago(snapshot.create_time, now),
             size(snapshot.size),
             printable(snapshot.message.as_bytes()),
-        ]);
+        ];
+        row.extend(labels.then(|| label::shown(snapshot)));
+        table.row(row);
     }
     table
 }
 
 async fn restore(args: Which, context: &Context) -> Outcome {
     context.with_vessel(&args.id, async |vessel| Ok(vessel.restore_snapshot(&args.snapshot).await?)).await?;
-    context.print_ids(&[args.snapshot])
-}
-
-async fn rm(args: Which, context: &Context) -> Outcome {
-    context.with_vessel(&args.id, async |vessel| Ok(vessel.delete_snapshot(&args.snapshot).await?)).await?;
     context.print_ids(&[args.snapshot])
 }
 
@@ -176,10 +196,10 @@ async fn pull(args: &Pull, context: &Context) -> Outcome {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn snapshot(id: &str, parent: &str) -> SnapshotManifest {
+    pub(crate) fn snapshot(id: &str, parent: &str) -> SnapshotManifest {
         SnapshotManifest {
             id: id.into(),
             vessel_id: "v".into(),

@@ -21,6 +21,7 @@ use crate::offload::blocking;
 use crate::recover;
 use crate::state::{ImageDefaults, ImageState, VesselState};
 use crate::store::dirs::{self, Durable};
+use crate::store::layers::mark_shared;
 use crate::store::lock::{self, FileLock};
 use crate::store::staged::Staged;
 use crate::vessel::lease::{Holder, Lease};
@@ -266,6 +267,8 @@ pub(super) async fn rebuild(manager: &Arc<ManagerInner>, id: &str) -> Result<()>
         manager.unpack_image(&record, &mut |_| {})?;
         let staged = stage(&manager, &state)?;
         write_state(staged.dir(), &state)?;
+        mark_shared(staged.dir())?;
+        manager.store.mark_all_shared()?;
         // Another process may have been faster: its directory is the same.
         staged.publish(manager.store.vessels.as_fd(), &id)?;
         dirs::sync(manager.store.vessels.as_fd())

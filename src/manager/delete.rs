@@ -62,9 +62,14 @@ pub(super) async fn delete(manager: &Arc<ManagerInner>, id: &str) -> Result<()> 
     Ok(())
 }
 
+/// Moves the local part of a vessel to the trash. Layers that other vessels may have are left to the next sweep.
 pub(super) fn discard(manager: &ManagerInner, id: &str, manifest: Option<&VesselManifest>) -> Result<()> {
     let store = &manager.store;
+    let shared = store.is_shared(id)?;
     store.discard(store.vessels.as_fd(), id)?;
+    if shared {
+        return store.ask_for_check();
+    }
     for snapshot in manifest.iter().flat_map(|manifest| &manifest.snapshots) {
         store.discard(store.layers.as_fd(), &snapshot.id)?;
     }

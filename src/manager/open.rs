@@ -237,8 +237,14 @@ impl ManagerInner {
     pub(crate) async fn forget_snapshot(self: &Arc<Self>, vessel: &str, snapshot: &str) -> Result<()> {
         let failed = |e| Error::storage(format!("failed to delete the archive of snapshot {snapshot}"), e);
         self.storage.delete_snapshot(vessel, snapshot).await.map_err(failed)?;
-        let (store, name) = (Arc::clone(&self.store), snapshot.to_owned());
-        blocking(move || store.discard(store.layers.as_fd(), &name)).await
+        let (store, id, name) = (Arc::clone(&self.store), vessel.to_owned(), snapshot.to_owned());
+        blocking(move || {
+            if store.is_shared(&id)? {
+                return store.ask_for_check();
+            }
+            store.discard(store.layers.as_fd(), &name)
+        })
+        .await
     }
 }
 

@@ -11,10 +11,10 @@ use vesselrt_runtime::worker::Job;
 use vesselrt_storage::StorageErrorKind;
 
 use super::ManagerInner;
-use super::open::{self, LOCK, UNFINISHED};
+use super::open::{self, LOCK, OPS_LOCK, UNFINISHED};
 use crate::error::{Error, ErrorKind, Result};
 use crate::offload::blocking;
-use crate::state::VesselState;
+use crate::state::{Pending, VesselState};
 use crate::store::lock;
 use crate::store::{dirs, staged};
 
@@ -39,6 +39,13 @@ fn is_young_for(dir: BorrowedFd<'_>, time: Duration) -> bool {
     let changed = SystemTime::UNIX_EPOCH + Duration::from_secs(status.st_mtime.unsigned_abs());
     // A clock that was set back makes it young until the clock has caught up.
     SystemTime::now().duration_since(changed).map_or(true, |age| age < time)
+}
+
+/// Between the end of an archive and the manifest that mentions it, on another host that shares the storage, is far less.
+const OLD: Duration = Duration::from_secs(3600);
+
+fn is_old(written: SystemTime) -> bool {
+    SystemTime::now().duration_since(written).is_ok_and(|age| age > OLD)
 }
 
 /// Held by whoever empties the trash, in the trash itself.
@@ -76,12 +83,17 @@ impl ManagerInner {
     pub(crate) async fn sweep(self: &Arc<Self>) -> Result<()> {
         let _one = self.sweeper.lock().await;
         let manager = Arc::clone(self);
+        let asked = blocking(move || manager.store.is_check_asked_for()).await?;
+        // What fails here is tried again by the next sweep: it is still asked for.
+        let checked = if asked { self.discard_layers().await } else { Ok(()) };
+        let manager = Arc::clone(self);
         blocking(move || {
             let staged = staged::sweep(&manager.store);
             manager.empty_trash()?;
             staged
         })
         .await
+        .and(checked)
     }
 
     /// Deletes the vessels that were to be thrown away after use, and whose user died before.
@@ -117,9 +129,10 @@ impl ManagerInner {
     pub(super) async fn collect(self: &Arc<Self>) -> Result<()> {
         let abandoned = self.delete_abandoned().await;
         let orphans = self.discard_orphans().await;
+        let archives = self.discard_archives().await;
         let unused = self.discard_unused_content().await;
         self.sweep().await?;
-        abandoned.and(orphans).and(unused)
+        abandoned.and(orphans).and(archives).and(unused)
     }
 
     /// Halves of downloads, and blobs that have no name any more. Not while something is pulled or committed; and a
@@ -144,6 +157,46 @@ impl ManagerInner {
         self.discard_layers().await
     }
 
+    /// Archives that no manifest mentions: a crash came between the two.
+    async fn discard_archives(self: &Arc<Self>) -> Result<()> {
+        for vessel in open::list(self).await? {
+            let listed = vessel.snapshots.iter().map(|snapshot| snapshot.id.as_str()).collect::<HashSet<_>>();
+            let Some(archives) = self.archives(&vessel.id).await? else { return Ok(()) };
+            if archives.keys().any(|id| !listed.contains(id.as_str())) {
+                self.discard_archives_of(&vessel.id).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Not while somebody changes the vessel's snapshots, whose archives come before their names do.
+    async fn discard_archives_of(self: &Arc<Self>, id: &str) -> Result<()> {
+        let (own, name) = (Arc::clone(self), id.to_owned());
+        let Some(dir) = blocking(move || own.store.vessel(&name)).await? else { return Ok(()) };
+        let dir = Arc::new(dir);
+        let fd = Arc::clone(&dir);
+        let Some(_ops) = blocking(move || lock::attempt(fd.as_fd(), OPS_LOCK)).await? else { return Ok(()) };
+        let Ok(manifest) = self.load_manifest(id).await else { return Ok(()) };
+        let name = id.to_owned();
+        // What was announced is made good by the next opening of the vessel.
+        let Ok(state) = blocking(move || open::read_state(&name, dir.as_fd())).await else { return Ok(()) };
+        let announced = state.pending.as_ref().map(Pending::snapshot);
+        for (snapshot, archive) in self.archives(id).await?.unwrap_or_default() {
+            let mentioned = manifest.snapshot(&snapshot).is_some() || announced == Some(&snapshot);
+            if !mentioned && (self.is_alone() || is_old(archive.modified)) {
+                let failed =
+                    |e| Error::storage(format!("failed to delete the archive of snapshot {snapshot}"), e);
+                self.storage.delete_snapshot(id, &snapshot).await.map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Nobody uses the storage but users of this store, whose locks we see.
+    fn is_alone(&self) -> bool {
+        self.config.storage.is_none()
+    }
+
     /// Moves the directory of a vessel without a manifest to the trash, if it is marked as unfinished and nobody is at
     /// it; false otherwise.
     pub(super) fn discard_unfinished(&self, id: &str) -> Result<bool> {
@@ -157,11 +210,30 @@ impl ManagerInner {
         Ok(true)
     }
 
-    /// Sealed layers that no vessel mentions.
+    /// Sealed layers that no vessel mentions. Nobody forks meanwhile; what is sealed meanwhile is not among them.
     async fn discard_layers(self: &Arc<Self>) -> Result<()> {
-        // Before the manifests: what is sealed meanwhile is not among them.
+        let manager = Arc::clone(self);
+        let _alone = blocking(move || {
+            let alone = manager.store.remove_layers()?;
+            manager.store.begin_check()?;
+            Ok(alone)
+        })
+        .await?;
+        let discarded = self.discard_unused_layers_locked().await;
+        if discarded.is_err() {
+            let manager = Arc::clone(self);
+            blocking(move || manager.store.ask_for_check()).await?;
+        }
+        discarded
+    }
+
+    async fn discard_unused_layers_locked(self: &Arc<Self>) -> Result<()> {
+        // Before the manifests.
         let manager = Arc::clone(self);
         let layers = blocking(move || dirs::names(manager.store.layers.as_fd())).await?;
+        if layers.is_empty() {
+            return Ok(());
+        }
         let mut used: HashSet<String> = HashSet::new();
         for vessel in open::list(self).await? {
             used.extend(vessel.snapshots.into_iter().map(|snapshot| snapshot.id));

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub(crate) mod frozen;
+pub(crate) mod upkeep;
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
@@ -318,6 +319,9 @@ async fn save_state(vessel: &VesselInner, state: &VesselState) -> Result<()> {
 
 pub(super) async fn restore(vessel: &Arc<VesselInner>, snapshot: &str) -> Result<()> {
     let mut turn = turn(vessel).await?;
+    if turn.manifest.named(snapshot).is_none() {
+        return Err(missing(snapshot));
+    }
     restore_to(vessel, &mut turn.manifest, snapshot).await
 }
 
@@ -375,36 +379,6 @@ async fn begin_restored(
             return Err(error);
         }
     }
-    Ok(())
-}
-
-pub(super) async fn delete(vessel: &Arc<VesselInner>, snapshot: &str) -> Result<()> {
-    let mut turn = turn(vessel).await?;
-    let manifest = &mut turn.manifest;
-    let Some(parent) = manifest.snapshot(snapshot).map(|snapshot| snapshot.parent_id.clone()) else {
-        return Err(missing(snapshot));
-    };
-    if manifest.children(snapshot).next().is_some() {
-        return Err(Error::conflict(format!("cannot delete snapshot with children: {snapshot}")));
-    }
-    if manifest.current_snapshot_id == snapshot {
-        if parent.is_empty() {
-            return Err(Error::conflict("cannot delete the only snapshot"));
-        }
-        restore_to(vessel, manifest, &parent).await?;
-    }
-    let (dir, id) = (Arc::clone(vessel.lease.dir()), vessel.id.clone());
-    let mut state = blocking(move || read_state(&id, dir.as_fd())).await?;
-    state.pending = Some(Pending::Delete { snapshot: snapshot.to_owned() });
-    save_state(vessel, &state).await?;
-    manifest.snapshots.retain(|other| other.id != snapshot);
-    manifest.update_time = OffsetDateTime::now_utc();
-    vessel.manager.save_manifest(manifest).await?;
-    vessel.remember(manifest);
-    vessel.manager.forget_snapshot(&vessel.id, snapshot).await?;
-    state.pending = None;
-    save_state(vessel, &state).await?;
-    vessel.manager.sweep_later();
     Ok(())
 }
 

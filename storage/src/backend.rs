@@ -1,6 +1,8 @@
 //! [`Storage`]: where the durable bytes of vessels live.
 #![forbid(unsafe_code)]
 
+mod sharing;
+
 use std::fmt::Debug;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,6 +10,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::io::AsyncRead;
 
+pub use self::sharing::{ArchiveUsage, VesselFork};
 use crate::error::{Result, StorageError};
 
 /// A body on its way in or out. Memory use of every implementation is independent of its length.
@@ -104,6 +107,41 @@ pub trait Storage: Debug + Send + Sync + 'static {
     /// # Errors
     /// `Io`.
     async fn list_vessels(&self) -> Result<Vec<String>>;
+
+    /// Makes the archive of a snapshot an archive of another vessel as well, under the same snapshot id: each can be
+    /// deleted without the other. A backend that can keep the bytes once does so; by default they are read and saved.
+    ///
+    /// # Errors
+    /// `Invalid` ids, `NotFound`, `Io`.
+    async fn copy_snapshot(&self, from_vessel: &str, snapshot_id: &str, to_vessel: &str) -> Result<()> {
+        let body = self.load_snapshot(from_vessel, snapshot_id).await?;
+        self.save_snapshot(to_vessel, snapshot_id, body).await
+    }
+
+    /// Makes vessels that begin with `snapshots` of another: their archives first, then the manifests. When it returned
+    /// `Ok`, all of it survives a power cut. After an error some of the vessels may be there, each of them whole; and there
+    /// may be archives of vessels that are not, which [`Storage::delete_vessel`] removes.
+    ///
+    /// # Errors
+    /// Those of [`Storage::copy_snapshot`] and [`Storage::save_vessel_manifest`].
+    async fn fork_vessel(&self, from_vessel: &str, snapshots: &[String], forks: &[VesselFork]) -> Result<()> {
+        for fork in forks {
+            for snapshot in snapshots {
+                self.copy_snapshot(from_vessel, snapshot, &fork.vessel_id).await?;
+            }
+            self.save_vessel_manifest(&fork.vessel_id, &fork.manifest).await?;
+        }
+        Ok(())
+    }
+
+    /// The archives there are of a vessel's snapshots, in no order, also of those that no manifest mentions; `None` from a
+    /// backend that cannot tell, which is the default.
+    ///
+    /// # Errors
+    /// `Invalid` id, `Io`.
+    async fn list_archives(&self, vessel_id: &str) -> Result<Option<Vec<ArchiveUsage>>> {
+        crate::local::check_id("vessel", vessel_id).map(|()| None)
+    }
 }
 
 #[async_trait]
@@ -138,6 +176,15 @@ impl<S: Storage + ?Sized> Storage for Arc<S> {
     }
     async fn list_vessels(&self) -> Result<Vec<String>> {
         (**self).list_vessels().await
+    }
+    async fn copy_snapshot(&self, from_vessel: &str, snapshot_id: &str, to_vessel: &str) -> Result<()> {
+        (**self).copy_snapshot(from_vessel, snapshot_id, to_vessel).await
+    }
+    async fn fork_vessel(&self, from_vessel: &str, snapshots: &[String], forks: &[VesselFork]) -> Result<()> {
+        (**self).fork_vessel(from_vessel, snapshots, forks).await
+    }
+    async fn list_archives(&self, vessel_id: &str) -> Result<Option<Vec<ArchiveUsage>>> {
+        (**self).list_archives(vessel_id).await
     }
 }
 

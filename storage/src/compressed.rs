@@ -7,7 +7,7 @@ use std::path::Path;
 use async_trait::async_trait;
 use tokio::io::AsyncReadExt;
 
-use crate::backend::{ByteStream, Storage};
+use crate::backend::{ArchiveUsage, ByteStream, Storage, VesselFork};
 use crate::compression::{Compression, DETECT_LEN, Decoder, compress_zstd};
 use crate::error::{Result, StorageError};
 use crate::local::LocalStorage;
@@ -105,6 +105,18 @@ impl<S: Storage> Storage for CompressedStorage<S> {
 
     async fn list_vessels(&self) -> Result<Vec<String>> {
         self.inner.list_vessels().await
+    }
+
+    async fn copy_snapshot(&self, from_vessel: &str, snapshot_id: &str, to_vessel: &str) -> Result<()> {
+        self.inner.copy_snapshot(from_vessel, snapshot_id, to_vessel).await
+    }
+
+    async fn fork_vessel(&self, from_vessel: &str, snapshots: &[String], forks: &[VesselFork]) -> Result<()> {
+        self.inner.fork_vessel(from_vessel, snapshots, forks).await
+    }
+
+    async fn list_archives(&self, vessel_id: &str) -> Result<Option<Vec<ArchiveUsage>>> {
+        self.inner.list_archives(vessel_id).await
     }
 }
 

@@ -7,6 +7,8 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod sharing;
+
 use std::fmt::Debug;
 use std::io;
 use std::pin::Pin;
@@ -57,7 +59,10 @@ pub async fn run(storage: impl Storage) -> Verdict {
     deletes_are_idempotent(&*storage).await?;
     vessels_are_listed_by_manifest(&*storage).await?;
     concurrent_saves_leave_one_whole(&storage).await?;
-    concurrent_deletes_all_succeed(&storage).await
+    concurrent_deletes_all_succeed(&storage).await?;
+    sharing::copies_are_on_their_own(&*storage).await?;
+    sharing::forks_are_vessels(&*storage).await?;
+    sharing::archives_are_listed(&*storage).await
 }
 
 fn expect<T: PartialEq + Debug>(case: &'static str, expected: &T, actual: &T) -> Verdict {

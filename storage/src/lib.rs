@@ -29,7 +29,7 @@ pub mod reference;
 pub mod registry;
 pub mod verify;
 
-pub use backend::{ByteStream, Storage};
+pub use backend::{ArchiveUsage, ByteStream, Storage, VesselFork};
 pub use compressed::CompressedStorage;
 pub use content::ContentStore;
 pub use digest::Digest;

@@ -3,12 +3,14 @@
 //! ```text
 //! vessels/ID/vessel.dat                      manifest
 //! vessels/ID/snapshots/SID.tar[.zst|.gz]     snapshots; the suffix says what the content is
+//! vessels/.fork-*                            forks that are being made
 //! images/REF.tar[.zst|.gz]                   base images, put there by hand; slashes of REF are directories
 //! ```
 //! Directories have mode 0700, files 0600. Files appear by rename (staged, synced, renamed), vessels disappear
 //! by rename.
 #![forbid(unsafe_code)]
 
+mod fork;
 mod names;
 
 use std::fs::File;
@@ -21,7 +23,7 @@ use async_trait::async_trait;
 pub use self::names::{ImageRefError, validate_image_ref};
 use self::names::{LOOKUP, archive_name};
 pub(crate) use self::names::{check_id, check_image_ref};
-use crate::backend::{ByteStream, MAX_MANIFEST_BYTES, Storage, blocking, finished};
+use crate::backend::{ArchiveUsage, ByteStream, MAX_MANIFEST_BYTES, Storage, VesselFork, blocking, finished};
 use crate::compression::{Compression, sniff};
 use crate::content::copy;
 use crate::digest::to_hex;
@@ -157,6 +159,31 @@ impl Storage for LocalStorage {
     async fn list_vessels(&self) -> Result<Vec<String>> {
         self.run("listing vessels", Shared::list_vessels).await
     }
+
+    async fn copy_snapshot(&self, from_vessel: &str, snapshot_id: &str, to_vessel: &str) -> Result<()> {
+        check_id("vessel", from_vessel)?;
+        check_id("snapshot", snapshot_id)?;
+        check_id("vessel", to_vessel)?;
+        let (from, snapshot, to) = (from_vessel.to_owned(), snapshot_id.to_owned(), to_vessel.to_owned());
+        self.run("copying a snapshot", move |shared| shared.copy_snapshot(&from, &snapshot, &to)).await
+    }
+
+    async fn fork_vessel(&self, from_vessel: &str, snapshots: &[String], forks: &[VesselFork]) -> Result<()> {
+        check_id("vessel", from_vessel)?;
+        snapshots.iter().try_for_each(|snapshot| check_id("snapshot", snapshot))?;
+        for fork in forks {
+            check_id("vessel", &fork.vessel_id)?;
+            check_manifest_size(&fork.manifest)?;
+        }
+        let (from, snapshots, forks) = (from_vessel.to_owned(), snapshots.to_vec(), forks.to_vec());
+        self.run("forking a vessel", move |shared| shared.fork(&from, &snapshots, &forks)).await
+    }
+
+    async fn list_archives(&self, vessel_id: &str) -> Result<Option<Vec<ArchiveUsage>>> {
+        check_id("vessel", vessel_id)?;
+        let id = vessel_id.to_owned();
+        self.run("listing archives", move |shared| shared.list_archives(&id)).await.map(Some)
+    }
 }
 
 impl Shared {
@@ -210,6 +237,7 @@ impl Shared {
             self.vessels.sync()?;
             self.vessels.remove_tree(&trash)?;
         }
+        self.sweep_forks()?;
         for name in self.vessels.names()? {
             if name.starts_with(TRASH) {
                 // What an earlier delete could not finish; it may be in the middle of it, too.

@@ -4,6 +4,7 @@
 //! whose absence means version 1 and an unknown digest. Times are RFC 3339 with up to nanoseconds.
 #![forbid(unsafe_code)]
 
+mod unnamed;
 mod validate;
 
 use std::collections::BTreeMap;
@@ -11,6 +12,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer, Serialize};
 use time::OffsetDateTime;
 
+pub use self::unnamed::UNNAMED;
 pub use self::validate::ManifestError;
 use crate::backend::MAX_MANIFEST_BYTES;
 use crate::error::{Result, StorageError};

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use rustix::io::Errno;
 use tokio::io::AsyncReadExt;
 
-use crate::backend::{ByteStream, Storage};
+use crate::backend::{ArchiveUsage, ByteStream, Storage, VesselFork};
 use crate::error::{Result, StorageError};
 use crate::local::{check_id, check_image_ref, check_manifest_size};
 
@@ -175,5 +175,38 @@ impl Storage for MemoryStorage {
     async fn list_vessels(&self) -> Result<Vec<String>> {
         self.call()?;
         Ok(self.state().manifests.keys().cloned().collect())
+    }
+
+    async fn copy_snapshot(&self, from_vessel: &str, snapshot_id: &str, to_vessel: &str) -> Result<()> {
+        check_id("vessel", from_vessel)?;
+        check_id("snapshot", snapshot_id)?;
+        check_id("vessel", to_vessel)?;
+        self.call()?;
+        let mut state = self.state();
+        let found = state.snapshots.get(&(from_vessel.to_owned(), snapshot_id.to_owned())).cloned();
+        let missing = || StorageError::not_found(format!("snapshot {snapshot_id} of vessel {from_vessel}"));
+        state.snapshots.insert((to_vessel.to_owned(), snapshot_id.to_owned()), found.ok_or_else(missing)?);
+        Ok(())
+    }
+
+    async fn fork_vessel(&self, from_vessel: &str, snapshots: &[String], forks: &[VesselFork]) -> Result<()> {
+        for fork in forks {
+            for snapshot in snapshots {
+                self.copy_snapshot(from_vessel, snapshot, &fork.vessel_id).await?;
+            }
+            self.save_vessel_manifest(&fork.vessel_id, &fork.manifest).await?;
+        }
+        Ok(())
+    }
+
+    async fn list_archives(&self, vessel_id: &str) -> Result<Option<Vec<ArchiveUsage>>> {
+        check_id("vessel", vessel_id)?;
+        self.call()?;
+        let state = self.state();
+        let own = state.snapshots.iter().filter(|((vessel, _), _)| vessel == vessel_id);
+        let usage = |((_, id), bytes): (&(String, String), &Vec<u8>)| {
+            ArchiveUsage::new(id.as_str(), bytes.len() as u64, std::time::SystemTime::now())
+        };
+        Ok(Some(own.map(usage).collect()))
     }
 }

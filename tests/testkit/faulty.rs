@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 
 use async_trait::async_trait;
 use tokio::io::{AsyncRead, ReadBuf};
-use vesselrt::{ByteStream, Storage, StorageError};
+use vesselrt::{ArchiveUsage, ByteStream, Storage, StorageError};
 
 /// How the chosen call fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,5 +129,13 @@ impl Storage for FaultyStorage {
 
     async fn list_vessels(&self) -> Result<Vec<String>, StorageError> {
         self.call(self.inner.list_vessels()).await
+    }
+
+    async fn copy_snapshot(&self, from: &str, id: &str, to: &str) -> Result<(), StorageError> {
+        self.call(self.inner.copy_snapshot(from, id, to)).await
+    }
+
+    async fn list_archives(&self, vessel: &str) -> Result<Option<Vec<ArchiveUsage>>, StorageError> {
+        self.call(self.inner.list_archives(vessel)).await
     }
 }

@@ -61,6 +61,7 @@ pub(super) fn run(job: Job, fds: Vec<OwnedFd>, socket: &UnixStream) -> Result<Jo
                 .map(|packed| JobDone::Packed(described(packed)))
                 .map_err(|e| pack_fault("pack an image layer", &e))
         }
+        Job::MeasureTrees { trees } => measure(&fds, &trees),
         Job::RemoveTree { name } => {
             let [parent] = exactly(fds)?;
             layer::remove_tree(parent.as_fd(), name.as_ref())
@@ -68,6 +69,19 @@ pub(super) fn run(job: Job, fds: Vec<OwnedFd>, socket: &UnixStream) -> Result<Jo
                 .map_err(|e| Fault::io(format!("remove {name:?}"), &e))
         }
     }
+}
+
+fn measure(parents: &[OwnedFd], trees: &[(usize, String)]) -> Result<JobDone, Fault> {
+    let mut measure = layer::Measure::default();
+    let mut sizes = Vec::with_capacity(trees.len());
+    for (parent, name) in trees {
+        let parent = parents.get(*parent).ok_or_else(|| {
+            Fault::new(FaultKind::InvalidArgument, "a tree of a directory that is not given")
+        })?;
+        let bytes = measure.tree(parent.as_fd(), name.as_bytes());
+        sizes.push(bytes.map_err(|e| Fault::io(format!("measure {name:?}"), &e))?);
+    }
+    Ok(JobDone::Measured(sizes))
 }
 
 fn pack_layer(

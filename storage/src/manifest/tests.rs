@@ -7,7 +7,7 @@ use time::macros::datetime;
 use super::*;
 use crate::error::StorageErrorKind;
 
-fn snapshot(id: &str, parent: &str) -> SnapshotManifest {
+pub(super) fn snapshot(id: &str, parent: &str) -> SnapshotManifest {
     SnapshotManifest {
         id: id.into(),
         vessel_id: "v".into(),
@@ -20,7 +20,7 @@ fn snapshot(id: &str, parent: &str) -> SnapshotManifest {
     }
 }
 
-fn manifest(snapshots: Vec<SnapshotManifest>) -> VesselManifest {
+pub(super) fn manifest(snapshots: Vec<SnapshotManifest>) -> VesselManifest {
     VesselManifest {
         version: 1,
         id: "v".into(),
