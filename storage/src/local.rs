@@ -9,21 +9,22 @@
 //! by rename.
 #![forbid(unsafe_code)]
 
+mod file;
 mod names;
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use self::file::ArchiveFile;
 pub use self::names::{ImageRefError, validate_image_ref};
 use self::names::{LOOKUP, archive_name};
 pub(crate) use self::names::{check_id, check_image_ref};
-use crate::backend::{ByteStream, MAX_MANIFEST_BYTES, Storage, blocking, finished};
-use crate::compression::{Compression, sniff};
-use crate::content::copy;
+use crate::backend::{ByteStream, MAX_MANIFEST_BYTES, RandomAccess, Storage, blocking, finished};
+use crate::compression::Compression;
 use crate::digest::to_hex;
 use crate::dir::Dir;
 use crate::dir::stage::{Staged, replace, sweep};
@@ -128,6 +129,19 @@ impl Storage for LocalStorage {
         Ok(Box::pin(tokio::fs::File::from_std(file)))
     }
 
+    async fn open_snapshot(
+        &self,
+        vessel_id: &str,
+        snapshot_id: &str,
+    ) -> Result<Option<Arc<dyn RandomAccess>>> {
+        check_id("vessel", vessel_id)?;
+        check_id("snapshot", snapshot_id)?;
+        let (vessel, snapshot) = (vessel_id.to_owned(), snapshot_id.to_owned());
+        let open =
+            move |shared: &Shared| ArchiveFile::new(shared.open_snapshot(&vessel, &snapshot)?, &snapshot);
+        Ok(Some(Arc::new(self.run("opening a snapshot", open).await?)))
+    }
+
     async fn delete_snapshot(&self, vessel_id: &str, snapshot_id: &str) -> Result<()> {
         check_id("vessel", vessel_id)?;
         check_id("snapshot", snapshot_id)?;
@@ -163,9 +177,8 @@ impl Shared {
         let dir = self.vessels.make_subdir(vessel)?.make_subdir(SNAPSHOTS)?;
         sweep(&dir)?;
         let failed = |e: io::Error| StorageError::io("receive snapshot", dir.path_of(snapshot), e);
-        let (compression, mut body) = sniff(body).map_err(failed)?;
         let mut staged = Staged::new(&dir)?;
-        copy(&mut body, &mut staged).map_err(failed)?;
+        let compression = receive(body, &mut staged).map_err(failed)?;
         staged.commit(&dir, &archive_name(snapshot, compression))?;
         // Only a snapshot that is replaced has others; until here they were the valid ones.
         remove_archives(&dir, snapshot, Some(compression))
@@ -237,6 +250,17 @@ impl Shared {
         }
         open_archive(inner.as_ref().unwrap_or(&self.images), stem)?.ok_or_else(missing)
     }
+}
+
+/// Writes all of `body`, and tells how it is compressed.
+fn receive(mut body: BlockingReader, staged: &mut Staged<'_>) -> io::Result<Compression> {
+    let mut compression = None;
+    while let Some(bytes) = body.next()? {
+        // The first piece is short only if it is the only one.
+        compression.get_or_insert_with(|| Compression::detect(bytes));
+        staged.write_all(bytes)?;
+    }
+    Ok(compression.unwrap_or(Compression::None))
 }
 
 fn open_archive(dir: &Dir, stem: &str) -> Result<Option<File>> {
