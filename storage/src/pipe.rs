@@ -49,7 +49,9 @@ type Sender = mpsc::Sender<io::Result<Piece>>;
 /// A channel, its sending end for [`pump`] and its receiving end for blocking code.
 pub(crate) fn to_blocking() -> (AsyncEnd, BlockingReader) {
     let (sender, receiver) = mpsc::channel(QUEUE);
-    (AsyncEnd(sender), BlockingReader { receiver, chunk: Chunk::default() })
+    let pool = Pool::default();
+    let end = AsyncEnd { sender, pool: pool.clone() };
+    (end, BlockingReader { receiver, chunk: Chunk { pool, ..Chunk::default() } })
 }
 
 /// A stream, and where its pieces come from. Buffers that were read go to `pool`.
@@ -75,19 +77,23 @@ impl Outlet {
 }
 
 /// Where an async producer sends to.
-pub(crate) struct AsyncEnd(Sender);
+pub(crate) struct AsyncEnd {
+    sender: Sender,
+    /// Where what was read comes back.
+    pool: Pool,
+}
 
 /// Sends all of `body`, and then its end or its error. Returns early when nobody reads any more.
 pub(crate) async fn pump(mut body: ByteStream, to: AsyncEnd) {
     loop {
-        let mut data = Vec::with_capacity(CHUNK);
+        let mut data = to.pool.take();
         let piece = match fill(&mut body, &mut data, CHUNK).await {
             Ok(()) if data.is_empty() => Ok(Piece::End),
             Ok(()) => Ok(Piece::Data(data)),
             Err(error) => Err(error),
         };
         let last = !matches!(piece, Ok(Piece::Data(_)));
-        if to.0.send(piece).await.is_err() || last {
+        if to.sender.send(piece).await.is_err() || last {
             return;
         }
     }
@@ -172,6 +178,7 @@ impl Read for BlockingReader {
 pub(crate) struct BlockingWriter {
     sender: Sender,
     pending: Vec<u8>,
+    pool: Pool,
 }
 
 impl BlockingWriter {
@@ -201,7 +208,7 @@ impl Write for BlockingWriter {
         if self.pending.is_empty() {
             return Ok(());
         }
-        let data = std::mem::replace(&mut self.pending, Vec::with_capacity(CHUNK));
+        let data = std::mem::replace(&mut self.pending, self.pool.take());
         self.send(Ok(Piece::Data(data)))
     }
 }
@@ -225,9 +232,10 @@ pub fn generate(write: impl FnOnce(&mut dyn Write) -> io::Result<()> + Send + 's
 }
 
 fn written(write: impl FnOnce(&mut BlockingWriter) -> io::Result<()> + Send + 'static) -> Transformed {
-    let (Outlet(sender), stream) = pieces(Pool::default());
+    let pool = Pool::default();
+    let (Outlet(sender), stream) = pieces(pool.clone());
     tokio::task::spawn_blocking(move || {
-        let mut writer = BlockingWriter { sender, pending: Vec::with_capacity(CHUNK) };
+        let mut writer = BlockingWriter { sender, pending: Vec::with_capacity(CHUNK), pool };
         let result = write(&mut writer);
         writer.end(result);
     });
