@@ -31,7 +31,9 @@
 
 pub mod blob;
 pub mod entry;
+pub mod find;
 pub mod limits;
+pub mod look;
 pub mod pack;
 pub mod path;
 pub mod remove;
@@ -49,6 +51,7 @@ use serde::{Deserialize, Serialize};
 
 pub use blob::{BlobError, BlobSource, Compression, unpack_blob};
 pub use entry::Reject;
+pub use find::{FileNode, FindError, Node};
 pub use limits::Limits;
 pub use pack::{PackError, PackOptions, pack, pack_entry};
 pub use remove::remove_tree;

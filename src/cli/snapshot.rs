@@ -1,6 +1,8 @@
 //! `snapshot create|ls|restore|rm|push|pull`.
 #![forbid(unsafe_code)]
 
+mod cat;
+
 use clap::{Args, Subcommand};
 use serde_json::json;
 use time::OffsetDateTime;
@@ -23,6 +25,8 @@ pub(super) enum Verb {
     Restore(Which),
     /// Remove a snapshot that no other is based on
     Rm(Which),
+    /// Print a file of a snapshot, which is not restored
+    Cat(cat::Cat),
     /// Push a vessel's whole history to a registry
     Push(Push),
     /// Make a vessel of a history that was pushed, and print its id
@@ -37,6 +41,9 @@ pub(super) struct Create {
     /// What to say about it
     #[arg(short, long, value_name = "MSG", default_value = "")]
     message: String,
+    /// How much to compress the archive: 1 is fastest, 19 smallest [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=19))]
+    level: Option<i32>,
 }
 
 /// Arguments of `snapshot ls`.
@@ -97,6 +104,7 @@ pub(super) async fn run(verb: Verb, context: &Context) -> Outcome {
         Verb::Ls(args) => ls(&args, context).await,
         Verb::Restore(args) => restore(args, context).await,
         Verb::Rm(args) => rm(args, context).await,
+        Verb::Cat(args) => cat::run(&args, context).await,
         Verb::Push(args) => push(&args, context).await,
         Verb::Pull(args) => pull(&args, context).await,
     }
@@ -104,6 +112,7 @@ pub(super) async fn run(verb: Verb, context: &Context) -> Outcome {
 
 async fn create(args: &Create, context: &Context) -> Outcome {
     let snapshot = context
+        .compressing(args.level)
         .with_vessel(&args.id, async |vessel| Ok(vessel.create_snapshot(&args.message).await?))
         .await?;
     match context.json {
