@@ -60,8 +60,8 @@ pub use vessel::session::Running;
 pub use vesselrt_storage::manifest::{SnapshotManifest, VesselManifest};
 pub use vesselrt_storage::registry::{self, Kept as CredentialsKept, RegistryConfig};
 pub use vesselrt_storage::{
-    ByteStream, CompressedStorage, Digest, IdGenerator, LocalStorage, RandomAccess, Reference, Storage, StorageError,
-    StorageErrorKind, UniqueIdGenerator,
+    ByteStream, CompressedStorage, Digest, IdGenerator, LocalStorage, RandomAccess, Reference, Storage,
+    StorageError, StorageErrorKind, UniqueIdGenerator,
 };
 pub use vesselrt_storage::{ImageRecord, LayerRecord};
 

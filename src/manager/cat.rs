@@ -78,7 +78,10 @@ impl AsyncRead for SnapshotFile {
 
 impl fmt::Debug for SnapshotFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SnapshotFile").field("size", &self.size).field("mode", &self.mode).finish_non_exhaustive()
+        f.debug_struct("SnapshotFile")
+            .field("size", &self.size)
+            .field("mode", &self.mode)
+            .finish_non_exhaustive()
     }
 }
 

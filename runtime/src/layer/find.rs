@@ -128,8 +128,7 @@ pub fn find(
         if entries > limits.entries {
             return Err(FindError::TooMany { limit: limits.entries });
         }
-        let path =
-            TreePath::clean(&entry.path, limits).map_err(|source| FindError::Path { at, source })?;
+        let path = TreePath::clean(&entry.path, limits).map_err(|source| FindError::Path { at, source })?;
         let (stored, offset) = (entry.stored, source.position());
         note(&mut found, wanted, path.as_bytes(), entry, offset);
         let rest = stored.checked_add(padding(stored)).unwrap_or(u64::MAX);

@@ -66,7 +66,8 @@ fn directory(tree: BorrowedFd<'_>, path: &[u8]) -> io::Result<Option<OwnedFd>> {
     match root.open_without_symlinks(Path::new(OsStr::from_bytes(path)), flags) {
         Ok(fd) => Ok(Some(fd)),
         Err(e) => match Errno::from_io_error(&e) {
-            Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+            // A name that is too long is nobody's.
+            Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG) => Ok(None),
             _ => Err(e),
         },
     }
@@ -75,7 +76,6 @@ fn directory(tree: BorrowedFd<'_>, path: &[u8]) -> io::Result<Option<OwnedFd>> {
 fn stat(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<Option<Stat>> {
     match statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => Ok(Some(stat)),
-        // A name that is too long for `.wh.` in front is not there with it.
         Err(Errno::NOENT | Errno::NAMETOOLONG) => Ok(None),
         Err(e) => Err(e.into()),
     }

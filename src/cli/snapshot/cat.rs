@@ -41,7 +41,9 @@ pub(super) async fn run(args: &Cat, context: &Context) -> Outcome {
     let mut chunk = vec![0; CHUNK];
     loop {
         let read = file.read(&mut chunk).await;
-        match read.map_err(|e| Failure::io(format!("read {:?} of snapshot {}", args.path, args.snapshot), e))? {
+        match read
+            .map_err(|e| Failure::io(format!("read {:?} of snapshot {}", args.path, args.snapshot), e))?
+        {
             0 => return Ok(()),
             n => context.print_bytes(&chunk[..n])?,
         }

@@ -35,6 +35,8 @@ enum Place {
     Whole(Box<SnapshotManifest>),
     /// The directory of an unpacked layer, and what wrote its tree.
     Tree(OwnedFd, TreeFormat),
+    /// The image, which cannot be read; why, until it is told.
+    Missing(Option<Box<Error>>),
 }
 
 struct Layer {
@@ -68,7 +70,11 @@ impl Layers {
         let mut places: Vec<Place> =
             chain.into_iter().rev().map(|below| Place::Snapshot(Box::new(below.clone()))).collect();
         let images = manager.store.use_images()?;
-        places.extend(image_layers(&manager, manifest)?);
+        match image_layers(&manager, manifest) {
+            Ok(below) => places.extend(below),
+            // Needed for nothing that is in a snapshot.
+            Err(error) => places.push(Place::Missing(Some(Box::new(error)))),
+        }
         let layers = places.into_iter().map(|place| Layer { place, known: HashMap::new() }).collect();
         let vessel = manifest.id.clone();
         Ok(Self { manager, handle, vessel, read, layers, worker: None, _images: images })
@@ -119,7 +125,7 @@ impl Layers {
                 let stream = handle.block_on(load).map_err(|e| unreadable(id, e))?;
                 Ok(Some(Tar::whole(stream, handle, digest, snapshot.size)))
             }
-            Place::Tree(..) => Ok(None),
+            Place::Tree(..) | Place::Missing(_) => Ok(None),
         }
     }
 
@@ -149,8 +155,7 @@ impl Layers {
         let job = Job::CopyFile { path: path.to_vec() };
         std::thread::scope(|scope| {
             // Ours too of the pipe's ends is closed with the thread, so that the end is seen.
-            let copying =
-                scope.spawn(move || worker.run(&job, &[layer.as_fd(), to.as_fd()], &mut |_| {}));
+            let copying = scope.spawn(move || worker.run(&job, &[layer.as_fd(), to.as_fd()], &mut |_| {}));
             let copied = io::copy(&mut from, out);
             // A worker that still writes then meets a closed pipe.
             drop(from);
@@ -173,7 +178,11 @@ impl Layers {
             tar.finish().map_err(|e| Error::io("failed to read the archive of a snapshot", e))?;
             return found.map_err(not_searched);
         }
-        let Place::Tree(layer, format) = &self.layers[index].place else { return Ok(Vec::new()) };
+        let (layer, format) = match &mut self.layers[index].place {
+            Place::Tree(layer, format) => (layer, format),
+            Place::Missing(error) => return Err(missing_image(error.take())),
+            _ => return Err(Error::internal("a layer that is neither archive nor tree")),
+        };
         let job = Job::Look { format: *format, paths: paths.to_vec() };
         let worker = worker_of(&self.manager, &mut self.worker)?;
         match worker.run(&job, &[layer.as_fd()], &mut |_| {})? {
@@ -192,11 +201,7 @@ impl Look for Layers {
         if let Some(node) = self.layers[index].known.get(path) {
             return Ok(node.clone());
         }
-        let mut paths = vec![path.to_vec()];
-        for name in rest.iter().take_while(|name| *name != b"..") {
-            let last = paths.last().expect("there is one from the beginning");
-            paths.push([last.as_slice(), b"/", name].concat());
-        }
+        let paths: Vec<Vec<u8>> = std::iter::once(path.to_vec()).chain(rest.iter().cloned()).collect();
         let nodes = self.look_up(index, &paths)?;
         self.layers[index].known.extend(paths.into_iter().zip(nodes));
         Ok(self.layers[index].known.get(path).cloned().flatten())
@@ -224,6 +229,10 @@ fn image_layers(manager: &ManagerInner, manifest: &VesselManifest) -> Result<Vec
         dir.map(|dir| Place::Tree(dir, TreeFormat::Overlay)).ok_or_else(missing)
     };
     image.layers.iter().rev().map(open).collect()
+}
+
+fn missing_image(error: Option<Box<Error>>) -> Error {
+    error.map_or_else(|| Error::not_found("the image of the vessel is not there"), |error| *error)
 }
 
 fn unreadable(snapshot: &str, error: StorageError) -> Error {

@@ -15,20 +15,22 @@ pub(super) trait Look {
     /// How many there are.
     fn count(&self) -> usize;
 
-    /// What the layer `index` has under `path`, which is clean and relative. `rest` is what will be asked for below it.
+    /// What the layer `index` has under `path`, which is clean and relative. `rest` are the paths below it that may be
+    /// asked for next.
     fn look(&mut self, index: usize, path: &[u8], rest: &[Vec<u8>]) -> Result<Option<Node>>;
 }
 
-/// A directory: its path, and the layers whose directories of this name make it up.
-struct Level {
-    path: Vec<u8>,
-    layers: Vec<usize>,
-}
-
-/// What all layers together have under a name.
+/// What all layers together have under a path.
 enum Merged {
-    Directory(Vec<usize>),
-    Other(usize, Node),
+    /// A directory.
+    Directory,
+    /// Something else, in this layer.
+    Leaf(usize, Node),
+    /// The component of this index is a symbolic link.
+    Link(usize, Vec<u8>),
+    /// A component is no directory, and others follow it.
+    NotDirectory,
+    Nothing,
 }
 
 /// The regular file that `path` leads to: the layer that has it, its path there, and what it is.
@@ -38,37 +40,47 @@ enum Merged {
 pub(super) fn resolve(layers: &mut impl Look, path: &[u8]) -> Result<(usize, Vec<u8>, FileNode)> {
     let shown = path.escape_ascii().to_string();
     let mut todo: VecDeque<Vec<u8>> = parts(path).collect();
-    let mut levels = vec![Level { path: Vec::new(), layers: (0..layers.count()).collect() }];
+    // Components that are directories, then some that are looked at next.
+    let mut here: Vec<Vec<u8>> = Vec::new();
     let mut links = 0;
-    while let Some(name) = todo.pop_front() {
-        if name == b".." {
-            if levels.len() > 1 {
-                levels.pop();
-            }
-            continue;
+    loop {
+        while todo.front().is_some_and(|name| name != b"..") {
+            here.extend(todo.pop_front());
         }
-        let here = levels.last().expect("the root stays");
-        let inside = if here.path.is_empty() { name } else { [&here.path[..], b"/", &name].concat() };
-        match merged(layers, &here.layers, &inside, todo.make_contiguous())? {
-            None => return Err(Error::not_found(format!("file not found: {shown}"))),
-            Some(Merged::Directory(of)) => levels.push(Level { path: inside, layers: of }),
-            Some(Merged::Other(_, Node::Symlink(text))) => {
+        let prefixes = prefixes(&here);
+        match merged(layers, &prefixes)? {
+            Merged::Directory if todo.is_empty() => {
+                return Err(Error::invalid(format!("path is a directory: {shown}")));
+            }
+            Merged::Directory => {
+                // The `..` that ended the run.
+                todo.pop_front();
+                here.pop();
+            }
+            Merged::Link(at, text) => {
                 links += 1;
                 if links > MAX_LINKS {
                     return Err(Error::invalid(format!("too many symbolic links: {shown}")));
                 }
-                if text.starts_with(b"/") {
-                    levels.truncate(1);
-                }
+                here.drain(at + 1..).rev().for_each(|part| todo.push_front(part));
+                here.truncate(if text.starts_with(b"/") { 0 } else { at });
                 parts(&text).rev().for_each(|part| todo.push_front(part));
             }
-            Some(Merged::Other(_, _)) if !todo.is_empty() => {
-                return Err(Error::invalid(format!("path is not a directory: {}", inside.escape_ascii())));
+            Merged::Leaf(layer, node) if todo.is_empty() => {
+                let inside = prefixes.last().cloned().unwrap_or_default();
+                return regular(layers, layer, inside, node, &shown);
             }
-            Some(Merged::Other(layer, node)) => return regular(layers, layer, inside, node, &shown),
+            Merged::Leaf(..) | Merged::NotDirectory => {
+                return Err(Error::invalid(format!("path leads through what is no directory: {shown}")));
+            }
+            Merged::Nothing => return Err(Error::not_found(format!("file not found: {shown}"))),
         }
     }
-    Err(Error::invalid(format!("path is a directory: {shown}")))
+}
+
+/// `a`, `a/b`, `a/b/c`.
+fn prefixes(components: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    (1..=components.len()).map(|count| components[..count].join(&b'/')).collect()
 }
 
 /// The components that lead somewhere.
@@ -76,29 +88,36 @@ fn parts(path: &[u8]) -> impl DoubleEndedIterator<Item = Vec<u8>> {
     path.split(|&b| b == b'/').filter(|part| !matches!(*part, b"" | b".")).map(<[u8]>::to_vec)
 }
 
-fn merged(
-    layers: &mut impl Look,
-    visible: &[usize],
-    path: &[u8],
-    rest: &[Vec<u8>],
-) -> Result<Option<Merged>> {
-    let mut directory = Vec::new();
-    for &layer in visible {
-        match layers.look(layer, path, rest)? {
-            None => {}
-            Some(Node::Directory { opaque }) => {
-                directory.push(layer);
-                if opaque {
-                    break;
+/// Looks into one layer after the other, and no further than needed.
+fn merged(layers: &mut impl Look, prefixes: &[Vec<u8>]) -> Result<Merged> {
+    if prefixes.is_empty() {
+        return Ok(Merged::Directory);
+    }
+    // So many are directories of layers above, which hide what is none.
+    let mut directories = 0;
+    for layer in 0..layers.count() {
+        let mut is_last = false;
+        for (index, path) in prefixes.iter().enumerate() {
+            let is_end = index + 1 == prefixes.len();
+            match layers.look(layer, path, &prefixes[index + 1..])? {
+                None => break,
+                Some(Node::Directory { .. }) if is_end => return Ok(Merged::Directory),
+                Some(Node::Directory { opaque }) => {
+                    directories = directories.max(index + 1);
+                    is_last |= opaque;
                 }
+                Some(_) if index < directories => return Ok(Merged::Nothing),
+                Some(Node::Whiteout) => return Ok(Merged::Nothing),
+                Some(Node::Symlink(text)) => return Ok(Merged::Link(index, text)),
+                Some(node) if is_end => return Ok(Merged::Leaf(layer, node)),
+                Some(_) => return Ok(Merged::NotDirectory),
             }
-            Some(Node::Whiteout) => break,
-            Some(node) if directory.is_empty() => return Ok(Some(Merged::Other(layer, node))),
-            // A directory above hides what is none.
-            Some(_) => break,
+        }
+        if is_last {
+            break;
         }
     }
-    Ok((!directory.is_empty()).then_some(Merged::Directory(directory)))
+    Ok(Merged::Nothing)
 }
 
 /// Another name of a file leads to the first, in the same layer.

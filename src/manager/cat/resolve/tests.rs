@@ -31,7 +31,11 @@ fn layers(of: &[&[(&str, &str)]]) -> Lists {
         ("h", text) => Node::Hardlink(text.into()),
         _ => Node::Other,
     };
-    Lists(of.iter().map(|list| list.iter().map(|(path, what)| (path.as_bytes().to_vec(), node(what))).collect()).collect())
+    Lists(
+        of.iter()
+            .map(|list| list.iter().map(|(path, what)| (path.as_bytes().to_vec(), node(what))).collect())
+            .collect(),
+    )
 }
 
 fn found(of: &[&[(&str, &str)]], path: &str) -> Result<(usize, String), ErrorKind> {
@@ -78,15 +82,43 @@ fn whiteouts_opaque_directories_and_other_types_hide_what_is_below() {
 #[test]
 fn symlinks_are_followed_through_all_layers_and_never_out() {
     let of: &[&[_]] = &[
-        &[("a", "d"), ("a/up", "l../b/f"), ("a/abs", "l/b/f"), ("a/out", "l../../../../b/f"), ("loop", "lloop")],
+        &[
+            ("a", "d"),
+            ("a/up", "l../b/f"),
+            ("a/abs", "l/b/f"),
+            ("a/out", "l../../../../b/f"),
+            ("loop", "lloop"),
+        ],
         &[("b", "d"), ("b/f", "f"), ("lib", "lusr/lib"), ("usr", "d"), ("usr/lib", "d"), ("usr/lib/x", "f")],
     ];
     for path in ["a/up", "a/abs", "a/out"] {
         assert_eq!(found(of, path), at(1, "b/f"), "{path}");
     }
     assert_eq!(found(of, "/lib/x"), at(1, "usr/lib/x"));
+    // As the kernel has it: `..` of where the link leads.
+    assert_eq!(found(of, "/lib/../lib/x"), at(1, "usr/lib/x"));
     assert_eq!(found(of, "/lib/../b"), Err(ErrorKind::NotFound));
+    assert_eq!(found(of, "/gone/../b/f"), Err(ErrorKind::NotFound));
+    assert_eq!(found(of, "/b/f/../f"), Err(ErrorKind::InvalidArgument));
     assert_eq!(found(of, "loop"), Err(ErrorKind::InvalidArgument));
+}
+
+#[test]
+fn no_layer_is_looked_into_that_has_no_say() {
+    struct Once(Lists);
+    impl Look for Once {
+        fn count(&self) -> usize {
+            2
+        }
+        fn look(&mut self, index: usize, path: &[u8], rest: &[Vec<u8>]) -> Result<Option<Node>, Error> {
+            assert_eq!(index, 0);
+            self.0.look(index, path, rest)
+        }
+    }
+    let top = layers(&[&[("d", "d"), ("d/a", "f"), ("d/l", "la"), ("w", "w")], &[]]);
+    let mut once = Once(top);
+    assert!(resolve(&mut once, b"d/l").is_ok());
+    assert_eq!(resolve(&mut once, b"w").unwrap_err().kind(), ErrorKind::NotFound);
 }
 
 #[test]
