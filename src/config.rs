@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use vesselrt_runtime::shim::protocol::Driver;
+use vesselrt_storage::compressed::DEFAULT_LEVEL;
 use vesselrt_storage::registry::{RegistryConfig, Sources};
 use vesselrt_storage::{IdGenerator, Storage, UniqueIdGenerator};
 
@@ -92,6 +93,9 @@ pub struct ManagerConfig {
     pub root: PathBuf,
     /// Where manifests, snapshot archives and image archives are; `None`: compressed files in `data` of the store.
     pub storage: Option<Arc<dyn Storage>>,
+    /// How much the default storage compresses snapshots: a level of zstd, which more takes more time and gives less
+    /// bytes. Default: 1. What is there already stays as it is.
+    pub compression: i32,
     /// Where ids of vessels and snapshots come from.
     pub id_generator: Arc<dyn IdGenerator>,
     /// Which program stacks the layers of new vessels.
@@ -114,6 +118,7 @@ impl ManagerConfig {
         Self {
             root: root.into(),
             storage: None,
+            compression: DEFAULT_LEVEL,
             id_generator: Arc::new(UniqueIdGenerator::new()),
             overlay: OverlayDriver::default(),
             limits: Limits::default(),
@@ -134,6 +139,14 @@ impl ManagerConfig {
     #[must_use]
     pub fn storage(mut self, storage: Arc<dyn Storage>) -> Self {
         self.storage = Some(storage);
+        self
+    }
+
+    /// Sets how much the default storage compresses snapshots: a level of zstd, 1 to 22, or a negative one. A level that
+    /// there is not is refused by [`Manager::new`](crate::Manager::new).
+    #[must_use]
+    pub fn compression(mut self, level: i32) -> Self {
+        self.compression = level;
         self
     }
 

@@ -43,6 +43,7 @@ mod vessel;
 
 pub use config::{Limits, ManagerConfig, OverlayDriver, PullPolicy, Registries};
 pub use error::{Error, ErrorKind, Result};
+pub use manager::cat::{SnapshotFile, SnapshotRead};
 pub use manager::commit::{CommitOptions, CommitProgress, CommitReport, LayerCompression};
 pub use manager::create::CreateOptions;
 pub use manager::fork::ForkOptions;
@@ -62,8 +63,7 @@ pub use vessel::snapshot::upkeep::{SnapshotDeletion, SnapshotPruning, SnapshotsD
 pub use vesselrt_storage::manifest::{SnapshotManifest, VesselManifest};
 pub use vesselrt_storage::registry::{self, Kept as CredentialsKept, RegistryConfig};
 pub use vesselrt_storage::{
-    ArchiveUsage, ByteStream, CompressedStorage, Digest, IdGenerator, LocalStorage, Reference, Storage,
-    StorageError, StorageErrorKind, UniqueIdGenerator, VesselFork,
+    ArchiveUsage, ByteStream, CompressedStorage, Digest, IdGenerator, LocalStorage, RandomAccess, Reference, Storage, StorageError, StorageErrorKind, UniqueIdGenerator, VesselFork,
 };
 pub use vesselrt_storage::{ImageRecord, LayerRecord};
 

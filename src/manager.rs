@@ -1,6 +1,7 @@
 //! [`Manager`]: makes, opens, lists and deletes the vessels of one store, and keeps its images.
 #![forbid(unsafe_code)]
 
+pub(crate) mod cat;
 pub(crate) mod commit;
 pub(crate) mod create;
 mod delete;
@@ -184,6 +185,24 @@ impl Manager {
         self.inner.load_manifest(id).await
     }
 
+    /// Opens a file of a snapshot to be read from its beginning. The vessel is not opened, nothing is restored: the file
+    /// is read out of the snapshots' archives, or of the image's layers. A relative path begins at the working directory
+    /// of the vessel; symlinks are followed inside.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound) "vessel not found: …", "snapshot not found: …", "file not found: …";
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) for what is no regular file;
+    /// [`IntegrityViolation`](crate::ErrorKind::IntegrityViolation) for an archive that is not what it must be.
+    pub async fn open_snapshot_file(
+        &self,
+        vessel: &str,
+        snapshot: &str,
+        path: impl AsRef<std::path::Path>,
+        read: cat::SnapshotRead,
+    ) -> Result<cat::SnapshotFile> {
+        cat::open(&self.inner, vessel, snapshot, path.as_ref(), read).await
+    }
+
     /// Whether a vessel is in use. It is not opened.
     ///
     /// # Errors
@@ -308,7 +327,10 @@ impl ManagerInner {
         let content = Arc::new(ContentStore::open(store.path("images"))?);
         let storage = match &config.storage {
             Some(storage) => Arc::clone(storage),
-            None => Arc::new(CompressedStorage::local(store.path("data"))?),
+            None => {
+                let local = CompressedStorage::local(store.path("data"))?.with_level(config.compression);
+                Arc::new(local.map_err(|e| Error::storage("failed to set the level of compression", e))?)
+            }
         };
         Ok(Self {
             config,

@@ -35,7 +35,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use vesselrt_storage::manifest::{SnapshotManifest, VesselManifest};
 
 use crate::error::Result;
-use crate::manager::ManagerInner;
+use crate::manager::{ManagerInner, cat};
 use crate::offload::detached;
 use crate::state::ImageDefaults;
 use exec::{ExecOptions, ExecResult};
@@ -176,6 +176,16 @@ impl Vessel {
     /// [`NotFound`](crate::ErrorKind::NotFound); [`InvalidArgument`](crate::ErrorKind::InvalidArgument) for what is no directory.
     pub async fn read_dir(&self, path: impl AsRef<Path>) -> Result<Vec<DirEntry>> {
         files::read_dir(&self.inner, path.as_ref()).await
+    }
+
+    /// Reads a whole file of a snapshot, which is not restored.
+    ///
+    /// # Errors
+    /// Those of [`Manager::open_snapshot_file`](crate::Manager::open_snapshot_file);
+    /// [`LimitExceeded`](crate::ErrorKind::LimitExceeded) for a file over
+    /// [`Limits::read_file_bytes`](crate::Limits::read_file_bytes).
+    pub async fn read_snapshot_file(&self, snapshot: &str, path: impl AsRef<Path>) -> Result<Vec<u8>> {
+        cat::read(&self.inner.manager, &self.inner.id, snapshot, path.as_ref()).await
     }
 
     /// Unpacks a plain tar into the directory `path`, with the modes and times that it says.

@@ -39,6 +39,7 @@ mod persistence;
 mod property;
 mod registry;
 mod save;
+mod snapshot_files;
 mod snapshots;
 mod storage;
 mod terminal;

@@ -31,8 +31,10 @@
 
 pub mod blob;
 pub mod entry;
+pub mod find;
 pub mod limits;
 pub mod measure;
+pub mod look;
 pub mod pack;
 pub mod path;
 pub mod remove;
@@ -50,6 +52,7 @@ use serde::{Deserialize, Serialize};
 
 pub use blob::{BlobError, BlobSource, Compression, unpack_blob};
 pub use entry::Reject;
+pub use find::{FileNode, FindError, Node};
 pub use limits::Limits;
 pub use measure::Measure;
 pub use pack::{PackError, PackOptions, pack, pack_entry};

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use jobs::summary;
 
-pub use crate::layer::{Compression, TreeFormat};
+pub use crate::layer::{Compression, Node, TreeFormat};
 use crate::shim::client::CallError;
 use crate::shim::protocol::Packed;
 use crate::shim::wire;
@@ -61,6 +61,20 @@ pub enum Job {
         /// Which directory, counted from 0, and the name in it; no slash.
         trees: Vec<(usize, String)>,
     },
+    /// Looks names up in the tree `fs` of an unpacked layer. Descriptor: the directory of the layer. Output:
+    /// [`JobDone::Looked`].
+    Look {
+        /// What wrote the tree.
+        format: TreeFormat,
+        /// Clean paths, relative to the root of the tree.
+        paths: Vec<Vec<u8>>,
+    },
+    /// Writes the content of a regular file of the tree `fs` of an unpacked layer. Descriptors: the directory of the
+    /// layer, the output. Output: [`JobDone::Copied`].
+    CopyFile {
+        /// Clean path, relative to the root of the tree; no symlink on the way is followed.
+        path: Vec<u8>,
+    },
     /// Removes `name` and everything in it. Descriptor: its parent directory. Output: [`JobDone::Removed`].
     RemoveTree {
         /// Name of the entry; no slash.
@@ -84,6 +98,10 @@ pub enum JobDone {
     Packed(Packed),
     /// Bytes on disk, one for each tree; 0 for one that is not there.
     Measured(Vec<u64>),
+    /// What each of the names is, if it is there.
+    Looked(Vec<Option<Node>>),
+    /// A file was written: its bytes.
+    Copied(u64),
     /// It is gone.
     Removed,
 }

@@ -53,10 +53,12 @@ impl From<DriverChoice> for OverlayDriver {
 }
 
 /// What every verb gets.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Context {
     root: Option<PathBuf>,
     driver: OverlayDriver,
+    /// How much snapshots are compressed, if not as ever.
+    compression: Option<i32>,
     /// Output is JSON.
     pub(crate) json: bool,
     /// No progress, no notes.
@@ -71,6 +73,7 @@ impl Context {
             // An empty variable is as good as none.
             root: globals.root.filter(|root| !root.is_empty()).map(PathBuf::from),
             driver: globals.driver.into(),
+            compression: None,
             json: globals.json,
             quiet: globals.quiet,
             verbose: globals.verbose,
@@ -85,7 +88,16 @@ impl Context {
     /// A configuration for the store at `root`, with the driver that was asked for.
     pub(crate) fn config_at(&self, root: &Path) -> ManagerConfig {
         let registries = Registries::Load(vesselrt::registry::default_sources());
-        ManagerConfig::new(root).overlay(self.driver).registries(registries)
+        let config = ManagerConfig::new(root).overlay(self.driver).registries(registries);
+        match self.compression {
+            Some(level) => config.compression(level),
+            None => config,
+        }
+    }
+
+    /// The same, where snapshots are compressed at `level`.
+    pub(crate) fn compressing(&self, level: Option<i32>) -> Self {
+        Self { compression: level, ..self.clone() }
     }
 
     /// Opens the store.

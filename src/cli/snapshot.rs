@@ -6,6 +6,8 @@ mod prune;
 mod rm;
 mod tree;
 
+mod cat;
+
 use clap::{Args, Subcommand};
 use serde_json::json;
 use time::OffsetDateTime;
@@ -32,6 +34,8 @@ pub(super) enum Verb {
     Prune(prune::Prune),
     /// Set, remove or print the labels of a snapshot
     Label(label::Label),
+    /// Print a file of a snapshot, which is not restored
+    Cat(cat::Cat),
     /// Push a vessel's whole history to a registry
     Push(Push),
     /// Make a vessel of a history that was pushed, and print its id
@@ -46,6 +50,9 @@ pub(super) struct Create {
     /// What to say about it
     #[arg(short, long, value_name = "MSG", default_value = "")]
     message: String,
+    /// How much to compress the archive: 1 is fastest, 19 smallest [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=19))]
+    level: Option<i32>,
 }
 
 /// Arguments of `snapshot ls`.
@@ -114,6 +121,7 @@ pub(super) async fn run(verb: Verb, context: &Context) -> Outcome {
         Verb::Rm(args) => rm::rm(args, context).await,
         Verb::Prune(args) => prune::prune(args, context).await,
         Verb::Label(args) => label::label(args, context).await,
+        Verb::Cat(args) => cat::run(&args, context).await,
         Verb::Push(args) => push(&args, context).await,
         Verb::Pull(args) => pull(&args, context).await,
     }
@@ -121,6 +129,7 @@ pub(super) async fn run(verb: Verb, context: &Context) -> Outcome {
 
 async fn create(args: &Create, context: &Context) -> Outcome {
     let snapshot = context
+        .compressing(args.level)
         .with_vessel(&args.id, async |vessel| Ok(vessel.create_snapshot(&args.message).await?))
         .await?;
     match context.json {

@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use tokio::io::AsyncRead;
 
 pub use self::sharing::{ArchiveUsage, VesselFork};
@@ -15,6 +16,24 @@ use crate::error::{Result, StorageError};
 
 /// A body on its way in or out. Memory use of every implementation is independent of its length.
 pub type ByteStream = Pin<Box<dyn AsyncRead + Send>>;
+
+/// An archive that is read in any order.
+#[async_trait]
+pub trait RandomAccess: Debug + Send + Sync {
+    /// Its bytes.
+    fn len(&self) -> u64;
+
+    /// Whether it is empty.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Some of the bytes from `offset` on: at least one and at most `most`, none only at or after the end.
+    ///
+    /// # Errors
+    /// `Corrupt` for what is not as it was saved, as far as the archive itself can tell; `Io`.
+    async fn read_at(&self, offset: u64, most: usize) -> Result<Bytes>;
+}
 
 /// The largest vessel manifest that is stored or loaded, in bytes.
 pub const MAX_MANIFEST_BYTES: u64 = 16 * 1024 * 1024;
@@ -80,6 +99,19 @@ pub trait Storage: Debug + Send + Sync + 'static {
     /// # Errors
     /// `Invalid` ids, `NotFound`, `Corrupt`, `Io`.
     async fn load_snapshot(&self, vessel_id: &str, snapshot_id: &str) -> Result<ByteStream>;
+
+    /// Opens the archive of a snapshot, as [`Storage::load_snapshot`] gives it, to be read in any order. `None` from a
+    /// storage that cannot, or for an archive that must be read from its beginning.
+    ///
+    /// # Errors
+    /// Those of [`Storage::load_snapshot`].
+    async fn open_snapshot(
+        &self,
+        _vessel_id: &str,
+        _snapshot_id: &str,
+    ) -> Result<Option<Arc<dyn RandomAccess>>> {
+        Ok(None)
+    }
 
     /// Removes the archive of a snapshot, if there is one.
     ///
@@ -164,6 +196,13 @@ impl<S: Storage + ?Sized> Storage for Arc<S> {
     }
     async fn load_snapshot(&self, vessel_id: &str, snapshot_id: &str) -> Result<ByteStream> {
         (**self).load_snapshot(vessel_id, snapshot_id).await
+    }
+    async fn open_snapshot(
+        &self,
+        vessel_id: &str,
+        snapshot_id: &str,
+    ) -> Result<Option<Arc<dyn RandomAccess>>> {
+        (**self).open_snapshot(vessel_id, snapshot_id).await
     }
     async fn delete_snapshot(&self, vessel_id: &str, snapshot_id: &str) -> Result<()> {
         (**self).delete_snapshot(vessel_id, snapshot_id).await

@@ -3,28 +3,35 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio::io::AsyncReadExt;
 
-use crate::backend::{ArchiveUsage, ByteStream, Storage, VesselFork};
-use crate::compression::{Compression, DETECT_LEN, Decoder, compress_zstd};
+use crate::backend::{ArchiveUsage, ByteStream, RandomAccess, Storage, VesselFork};
+use crate::compression::{Compression, DETECT_LEN, Decoder};
 use crate::error::{Result, StorageError};
+use crate::frames::reader::Framed;
+use crate::frames::writer::{Settings, compress};
 use crate::local::LocalStorage;
 use crate::pipe::transform;
 
 /// The level that snapshots are compressed with unless told otherwise: the fastest that zstd calls normal.
 pub const DEFAULT_LEVEL: i32 = 1;
 
+/// Frames beyond this that are compressed at the same time take memory (about 10 MiB each) and bring little.
+const MAX_THREADS: usize = 8;
+
 /// Compresses the snapshots of another storage; manifests pass through.
 ///
-/// Snapshots are saved as one zstd frame with a checksum, compressed on all cores. Snapshots and images are
-/// loaded as plain tars, whatever the inner storage holds: zstd, gzip or a plain tar, told apart by content, so
-/// that a storage may hold all three.
+/// Snapshots are saved as zstd, in [frames](crate::frames) that are compressed on all cores: the same snapshot is always
+/// the same bytes, and any part of it can be read without the rest. Snapshots and images are loaded as plain tars,
+/// whatever the inner storage holds: zstd, gzip or a plain tar, told apart by content, so that a storage may hold all
+/// three.
 #[derive(Debug, Clone)]
 pub struct CompressedStorage<S> {
     inner: S,
-    level: i32,
+    settings: Settings,
 }
 
 impl CompressedStorage<LocalStorage> {
@@ -40,7 +47,8 @@ impl CompressedStorage<LocalStorage> {
 impl<S: Storage> CompressedStorage<S> {
     /// Compresses what goes to `inner`, with [`DEFAULT_LEVEL`].
     pub fn new(inner: S) -> Self {
-        Self { inner, level: DEFAULT_LEVEL }
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
+        Self { inner, settings: Settings { level: DEFAULT_LEVEL, threads } }
     }
 
     /// Another compression level.
@@ -50,10 +58,17 @@ impl<S: Storage> CompressedStorage<S> {
     pub fn with_level(self, level: i32) -> Result<Self> {
         let known = zstd::compression_level_range();
         if known.contains(&level) {
-            return Ok(Self { level, ..self });
+            return Ok(Self { settings: Settings { level, ..self.settings }, ..self });
         }
         let why = format!("it is not between {} and {}", known.start(), known.end());
         Err(StorageError::invalid(format!("zstd level {level}"), why))
+    }
+
+    /// Another number of frames (4 MiB each) to be compressed at the same time, at least 1; by default as many as there
+    /// are processors, at most 8. The result does not depend on it.
+    #[must_use]
+    pub fn with_threads(self, threads: usize) -> Self {
+        Self { settings: Settings { threads: threads.max(1), ..self.settings }, ..self }
     }
 
     /// The storage underneath.
@@ -82,13 +97,27 @@ impl<S: Storage> Storage for CompressedStorage<S> {
     }
 
     async fn save_snapshot(&self, vessel_id: &str, snapshot_id: &str, body: ByteStream) -> Result<()> {
-        let level = self.level;
-        let packed = transform(body, move |reader, writer| compress_zstd(reader, writer, level));
-        self.inner.save_snapshot(vessel_id, snapshot_id, packed).await
+        self.inner.save_snapshot(vessel_id, snapshot_id, compress(body, self.settings)).await
     }
 
     async fn load_snapshot(&self, vessel_id: &str, snapshot_id: &str) -> Result<ByteStream> {
         decoded(self.inner.load_snapshot(vessel_id, snapshot_id).await?, snapshot_id).await
+    }
+
+    async fn open_snapshot(
+        &self,
+        vessel_id: &str,
+        snapshot_id: &str,
+    ) -> Result<Option<Arc<dyn RandomAccess>>> {
+        let Some(archive) = self.inner.open_snapshot(vessel_id, snapshot_id).await? else { return Ok(None) };
+        match Compression::detect(&archive.read_at(0, DETECT_LEN).await?) {
+            Compression::None => Ok(Some(archive)),
+            Compression::Gzip => Ok(None),
+            Compression::Zstd => {
+                let framed = Framed::open(archive, &format!("snapshot {snapshot_id}")).await?;
+                Ok(framed.map(|framed| Arc::new(framed) as _))
+            }
+        }
     }
 
     async fn delete_snapshot(&self, vessel_id: &str, snapshot_id: &str) -> Result<()> {

@@ -3,7 +3,7 @@
 //! Sources: RFC 8878 (zstd), RFC 1952 (gzip), tar(5).
 #![forbid(unsafe_code)]
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read};
 
 use flate2::bufread::MultiGzDecoder;
 use serde::Serialize;
@@ -15,8 +15,6 @@ pub const DETECT_LEN: usize = 512;
 /// The largest window that is accepted from a zstd frame, as a power of two: 128 MiB, the limit of `zstd -d`
 /// itself.
 pub const MAX_WINDOW_LOG: u32 = 27;
-/// Compression threads beyond this bring memory use and little else.
-const MAX_WORKERS: usize = 8;
 
 /// How a tar is wrapped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -151,25 +149,11 @@ pub fn sniff<R: Read>(mut reader: R) -> io::Result<(Compression, Sniffed<R>)> {
 /// What [`sniff`] gives back.
 pub type Sniffed<R> = BufReader<io::Chain<io::Cursor<Vec<u8>>, R>>;
 
-/// Compresses all of `reader` into `writer` as one zstd frame with a checksum, on all available cores.
-///
-/// # Errors
-/// Those of the reader and the writer; a level that zstd does not have.
-pub(crate) fn compress_zstd(mut reader: impl Read, writer: impl Write, level: i32) -> io::Result<()> {
-    let mut encoder = zstd::Encoder::new(writer, level)?;
-    encoder.include_checksum(true)?;
-    let cores = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS);
-    if cores > 1 {
-        encoder.multithread(u32::try_from(cores).unwrap_or(1))?;
-    }
-    io::copy(&mut reader, &mut encoder)?;
-    encoder.finish().map(|_| ())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::error::{StorageErrorKind, io_kind};
+    use std::io::Write;
 
     fn gzip(bytes: &[u8]) -> Vec<u8> {
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
@@ -184,9 +168,10 @@ mod tests {
     }
 
     fn zstd_of(bytes: &[u8]) -> Vec<u8> {
-        let mut out = Vec::new();
-        compress_zstd(bytes, &mut out, 1).unwrap();
-        out
+        let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+        encoder.include_checksum(true).unwrap();
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
     }
 
     #[test]

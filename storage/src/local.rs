@@ -4,6 +4,7 @@
 //! vessels/ID/vessel.dat                      manifest
 //! vessels/ID/snapshots/SID.tar[.zst|.gz]     snapshots; the suffix says what the content is
 //! vessels/.fork-*                            forks that are being made
+//! archives/KEY                               another name of every snapshot: those that are the same are one file
 //! images/REF.tar[.zst|.gz]                   base images, put there by hand; slashes of REF are directories
 //! ```
 //! Directories have mode 0700, files 0600. Files appear by rename (staged, synced, renamed), vessels disappear
@@ -11,21 +12,24 @@
 #![forbid(unsafe_code)]
 
 mod fork;
+mod file;
 mod names;
+mod twins;
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use self::file::ArchiveFile;
 pub use self::names::{ImageRefError, validate_image_ref};
 use self::names::{LOOKUP, archive_name};
 pub(crate) use self::names::{check_id, check_image_ref};
-use crate::backend::{ArchiveUsage, ByteStream, MAX_MANIFEST_BYTES, Storage, VesselFork, blocking, finished};
-use crate::compression::{Compression, sniff};
-use crate::content::copy;
+use crate::backend::{ArchiveUsage, ByteStream, MAX_MANIFEST_BYTES, RandomAccess, Storage, VesselFork, blocking, finished};
+use crate::compression::{Compression};
+use self::twins::{Twins};
 use crate::digest::to_hex;
 use crate::dir::Dir;
 use crate::dir::stage::{Staged, replace, replace_unsynced, sweep};
@@ -37,6 +41,7 @@ const MANIFEST: &str = "vessel.dat";
 const SNAPSHOTS: &str = "snapshots";
 const VESSELS: &str = "vessels";
 const IMAGES: &str = "images";
+const ARCHIVES: &str = "archives";
 /// What the names of vessels start with that are being deleted; no id starts with a dot.
 const TRASH: &str = ".trash-";
 
@@ -51,6 +56,7 @@ struct Shared {
     path: PathBuf,
     vessels: Dir,
     images: Dir,
+    twins: Twins,
 }
 
 impl LocalStorage {
@@ -63,7 +69,8 @@ impl LocalStorage {
         let root = Dir::create(&path)?;
         let vessels = root.make_subdir(VESSELS)?;
         let images = root.make_subdir(IMAGES)?;
-        Ok(Self { shared: Arc::new(Shared { path, vessels, images }) })
+        let twins = Twins::new(root.make_subdir(ARCHIVES)?);
+        Ok(Self { shared: Arc::new(Shared { path, vessels, images, twins }) })
     }
 
     /// The directory.
@@ -137,6 +144,19 @@ impl Storage for LocalStorage {
         Ok(Box::pin(tokio::fs::File::from_std(file)))
     }
 
+    async fn open_snapshot(
+        &self,
+        vessel_id: &str,
+        snapshot_id: &str,
+    ) -> Result<Option<Arc<dyn RandomAccess>>> {
+        check_id("vessel", vessel_id)?;
+        check_id("snapshot", snapshot_id)?;
+        let (vessel, snapshot) = (vessel_id.to_owned(), snapshot_id.to_owned());
+        let open =
+            move |shared: &Shared| ArchiveFile::new(shared.open_snapshot(&vessel, &snapshot)?, &snapshot);
+        Ok(Some(Arc::new(self.run("opening a snapshot", open).await?)))
+    }
+
     async fn delete_snapshot(&self, vessel_id: &str, snapshot_id: &str) -> Result<()> {
         check_id("vessel", vessel_id)?;
         check_id("snapshot", snapshot_id)?;
@@ -208,12 +228,16 @@ impl Shared {
         let dir = self.vessels.make_subdir(vessel)?.make_subdir(SNAPSHOTS)?;
         sweep(&dir)?;
         let failed = |e: io::Error| StorageError::io("receive snapshot", dir.path_of(snapshot), e);
-        let (compression, mut body) = sniff(body).map_err(failed)?;
         let mut staged = Staged::new(&dir)?;
-        copy(&mut body, &mut staged).map_err(failed)?;
-        staged.commit(&dir, &archive_name(snapshot, compression))?;
+        let compression = receive(body, &mut staged).map_err(failed)?;
+        let name = archive_name(snapshot, compression);
+        let replaced = dir.open_file(&name)?;
+        self.twins.commit(staged, &dir, &name)?;
+        if let Some((replaced, _)) = replaced {
+            self.twins.forget(&replaced, 1);
+        }
         // Only a snapshot that is replaced has others; until here they were the valid ones.
-        remove_archives(&dir, snapshot, Some(compression))
+        self.remove_archives(&dir, snapshot, Some(compression))
     }
 
     fn open_snapshot(&self, vessel: &str, snapshot: &str) -> Result<File> {
@@ -226,25 +250,46 @@ impl Shared {
     fn delete_snapshot(&self, vessel: &str, snapshot: &str) -> Result<()> {
         let Some(dir) = self.vessels.subdir(vessel)? else { return Ok(()) };
         match dir.subdir(SNAPSHOTS)? {
-            Some(dir) => remove_archives(&dir, snapshot, None),
+            Some(dir) => self.remove_archives(&dir, snapshot, None),
             None => Ok(()),
         }
+    }
+
+    fn remove_archives(&self, dir: &Dir, stem: &str, keep: Option<Compression>) -> Result<()> {
+        let mut removed = false;
+        for compression in LOOKUP.into_iter().filter(|c| Some(*c) != keep) {
+            removed |= self.twins.remove(dir, &archive_name(stem, compression))?;
+        }
+        if removed { dir.sync() } else { Ok(()) }
     }
 
     fn delete_vessel(&self, id: &str) -> Result<()> {
         let trash = format!("{TRASH}{}", to_hex(&random_bytes::<8>()));
         if self.vessels.rename(id, &trash)? {
             self.vessels.sync()?;
-            self.vessels.remove_tree(&trash)?;
+            self.empty(&trash)?;
         }
         self.sweep_forks()?;
+        let mut interrupted = false;
         for name in self.vessels.names()? {
             if name.starts_with(TRASH) {
                 // What an earlier delete could not finish; it may be in the middle of it, too.
-                let _ = self.vessels.remove_tree(&name);
+                let _ = self.empty(&name);
+                interrupted = true;
             }
         }
-        Ok(())
+        if interrupted { self.twins.sweep() } else { Ok(()) }
+    }
+
+    /// Removes a vessel that is in the trash.
+    fn empty(&self, trash: &str) -> Result<()> {
+        if let Ok(Some(vessel)) = self.vessels.subdir(trash)
+            && let Ok(Some(snapshots)) = vessel.subdir(SNAPSHOTS)
+        {
+            // Whatever is odd in there is removed with the tree.
+            let _ = self.twins.remove_all(&snapshots);
+        }
+        self.vessels.remove_tree(trash)
     }
 
     /// Syncing makes freeing the few blocks cost a millisecond each where the file system discards what it frees.
@@ -296,6 +341,17 @@ impl Shared {
     }
 }
 
+/// Writes all of `body`, and tells how it is compressed.
+fn receive(mut body: BlockingReader, staged: &mut Staged<'_>) -> io::Result<Compression> {
+    let mut compression = None;
+    while let Some(bytes) = body.next()? {
+        // The first piece is short only if it is the only one.
+        compression.get_or_insert_with(|| Compression::detect(bytes));
+        staged.write_all(bytes)?;
+    }
+    Ok(compression.unwrap_or(Compression::None))
+}
+
 fn open_archive(dir: &Dir, stem: &str) -> Result<Option<File>> {
     for compression in LOOKUP {
         if let Some((file, _)) = dir.open_file(&archive_name(stem, compression))? {
@@ -303,14 +359,6 @@ fn open_archive(dir: &Dir, stem: &str) -> Result<Option<File>> {
         }
     }
     Ok(None)
-}
-
-fn remove_archives(dir: &Dir, stem: &str, keep: Option<Compression>) -> Result<()> {
-    let mut removed = false;
-    for compression in LOOKUP.into_iter().filter(|c| Some(*c) != keep) {
-        removed |= dir.remove_file(&archive_name(stem, compression))?;
-    }
-    if removed { dir.sync() } else { Ok(()) }
 }
 
 /// The limit on manifests, for every backend.

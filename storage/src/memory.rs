@@ -6,10 +6,11 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use rustix::io::Errno;
 use tokio::io::AsyncReadExt;
 
-use crate::backend::{ArchiveUsage, ByteStream, Storage, VesselFork};
+use crate::backend::{ArchiveUsage, ByteStream, RandomAccess, Storage, VesselFork};
 use crate::error::{Result, StorageError};
 use crate::local::{check_id, check_image_ref, check_manifest_size};
 
@@ -93,6 +94,21 @@ fn stream(bytes: Vec<u8>) -> ByteStream {
     Box::pin(io::Cursor::new(bytes))
 }
 
+#[derive(Debug)]
+struct InMemory(Bytes);
+
+#[async_trait]
+impl RandomAccess for InMemory {
+    fn len(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    async fn read_at(&self, offset: u64, most: usize) -> Result<Bytes> {
+        let from = usize::try_from(offset).unwrap_or(usize::MAX).min(self.0.len());
+        Ok(self.0.slice(from..self.0.len().min(from.saturating_add(most))))
+    }
+}
+
 #[async_trait]
 #[deny(clippy::missing_trait_methods)]
 impl Storage for MemoryStorage {
@@ -149,6 +165,19 @@ impl Storage for MemoryStorage {
         let found = self.state().snapshots.get(&(vessel_id.to_owned(), snapshot_id.to_owned())).cloned();
         let missing = || StorageError::not_found(format!("snapshot {snapshot_id} of vessel {vessel_id}"));
         found.map(stream).ok_or_else(missing)
+    }
+
+    async fn open_snapshot(
+        &self,
+        vessel_id: &str,
+        snapshot_id: &str,
+    ) -> Result<Option<Arc<dyn RandomAccess>>> {
+        check_id("vessel", vessel_id)?;
+        check_id("snapshot", snapshot_id)?;
+        self.call()?;
+        let found = self.state().snapshots.get(&(vessel_id.to_owned(), snapshot_id.to_owned())).cloned();
+        let missing = || StorageError::not_found(format!("snapshot {snapshot_id} of vessel {vessel_id}"));
+        found.map(|bytes| Some(Arc::new(InMemory(bytes.into())) as _)).ok_or_else(missing)
     }
 
     async fn delete_snapshot(&self, vessel_id: &str, snapshot_id: &str) -> Result<()> {

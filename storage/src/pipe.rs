@@ -6,6 +6,7 @@
 
 use std::io::{self, Read, Write};
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
@@ -18,6 +19,25 @@ use crate::backend::ByteStream;
 const CHUNK: usize = 256 * 1024;
 const QUEUE: usize = 4;
 
+/// Buffers that are used again: fresh memory costs more than what is done with it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Pool(Arc<Mutex<Vec<Vec<u8>>>>);
+
+impl Pool {
+    /// An empty buffer.
+    pub(crate) fn take(&self) -> Vec<u8> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+    }
+
+    /// Gives a buffer back.
+    pub(crate) fn put(&self, mut buffer: Vec<u8>) {
+        buffer.clear();
+        if buffer.capacity() > 0 {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+        }
+    }
+}
+
 /// What passes through a channel.
 enum Piece {
     Data(Vec<u8>),
@@ -29,32 +49,61 @@ type Sender = mpsc::Sender<io::Result<Piece>>;
 /// A channel, its sending end for [`pump`] and its receiving end for blocking code.
 pub(crate) fn to_blocking() -> (AsyncEnd, BlockingReader) {
     let (sender, receiver) = mpsc::channel(QUEUE);
-    (AsyncEnd(sender), BlockingReader { receiver, chunk: Chunk::default() })
+    let pool = Pool::default();
+    let end = AsyncEnd { sender, pool: pool.clone() };
+    (end, BlockingReader { receiver, chunk: Chunk { pool, ..Chunk::default() } })
+}
+
+/// A stream, and where its pieces come from. Buffers that were read go to `pool`.
+pub(crate) fn pieces(pool: Pool) -> (Outlet, Transformed) {
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    (Outlet(sender), Transformed { receiver, chunk: Chunk { pool, ..Chunk::default() }, makers: Vec::new() })
+}
+
+/// Where an async producer puts whole pieces.
+pub(crate) struct Outlet(Sender);
+
+impl Outlet {
+    /// False when nobody reads any more.
+    pub(crate) async fn put(&self, piece: Vec<u8>) -> bool {
+        self.0.send(Ok(Piece::Data(piece))).await.is_ok()
+    }
+
+    /// Says how it ended.
+    pub(crate) async fn end(self, result: io::Result<()>) {
+        // A reader that is gone does not want to know.
+        let _ = self.0.send(result.map(|()| Piece::End)).await;
+    }
 }
 
 /// Where an async producer sends to.
-pub(crate) struct AsyncEnd(Sender);
+pub(crate) struct AsyncEnd {
+    sender: Sender,
+    /// Where what was read comes back.
+    pool: Pool,
+}
 
 /// Sends all of `body`, and then its end or its error. Returns early when nobody reads any more.
 pub(crate) async fn pump(mut body: ByteStream, to: AsyncEnd) {
     loop {
-        let mut data = Vec::with_capacity(CHUNK);
-        let piece = match fill(&mut body, &mut data).await {
+        let mut data = to.pool.take();
+        let piece = match fill(&mut body, &mut data, CHUNK).await {
             Ok(()) if data.is_empty() => Ok(Piece::End),
             Ok(()) => Ok(Piece::Data(data)),
             Err(error) => Err(error),
         };
         let last = !matches!(piece, Ok(Piece::Data(_)));
-        if to.0.send(piece).await.is_err() || last {
+        if to.sender.send(piece).await.is_err() || last {
             return;
         }
     }
 }
 
-/// Reads a chunk, full unless the body ends: small reads must not become small writes.
-async fn fill(body: &mut ByteStream, data: &mut Vec<u8>) -> io::Result<()> {
-    while data.len() < CHUNK {
-        let room = (CHUNK - data.len()) as u64;
+/// Reads `len` bytes, fewer only if the body ends: small reads must not become small writes.
+pub(crate) async fn fill(body: &mut ByteStream, data: &mut Vec<u8>, len: usize) -> io::Result<()> {
+    data.reserve_exact(len.saturating_sub(data.len()));
+    while data.len() < len {
+        let room = (len - data.len()) as u64;
         if body.as_mut().take(room).read_buf(data).await? == 0 {
             break;
         }
@@ -68,6 +117,8 @@ struct Chunk {
     data: Vec<u8>,
     at: usize,
     ended: bool,
+    /// Where what was read goes.
+    pool: Pool,
 }
 
 impl Chunk {
@@ -79,8 +130,8 @@ impl Chunk {
     fn refill(&mut self, piece: Option<io::Result<Piece>>) -> io::Result<()> {
         match piece {
             Some(Ok(Piece::Data(data))) => {
-                self.data = data;
                 self.at = 0;
+                self.pool.put(std::mem::replace(&mut self.data, data));
             }
             Some(Ok(Piece::End)) => self.ended = true,
             Some(Err(error)) => return Err(error),
@@ -96,6 +147,18 @@ impl Chunk {
 pub(crate) struct BlockingReader {
     receiver: mpsc::Receiver<io::Result<Piece>>,
     chunk: Chunk,
+}
+
+impl BlockingReader {
+    /// The next bytes as they came, not copied; `None` at the end.
+    pub(crate) fn next(&mut self) -> io::Result<Option<&[u8]>> {
+        self.chunk.at = self.chunk.data.len();
+        while self.chunk.rest().is_empty() && !self.chunk.ended {
+            let piece = self.receiver.blocking_recv();
+            self.chunk.refill(piece)?;
+        }
+        Ok(Some(self.chunk.rest()).filter(|rest| !rest.is_empty()))
+    }
 }
 
 impl Read for BlockingReader {
@@ -115,6 +178,7 @@ impl Read for BlockingReader {
 pub(crate) struct BlockingWriter {
     sender: Sender,
     pending: Vec<u8>,
+    pool: Pool,
 }
 
 impl BlockingWriter {
@@ -144,7 +208,7 @@ impl Write for BlockingWriter {
         if self.pending.is_empty() {
             return Ok(());
         }
-        let data = std::mem::replace(&mut self.pending, Vec::with_capacity(CHUNK));
+        let data = std::mem::replace(&mut self.pending, self.pool.take());
         self.send(Ok(Piece::Data(data)))
     }
 }
@@ -156,21 +220,42 @@ pub(crate) fn transform(
     transform: impl FnOnce(BlockingReader, &mut BlockingWriter) -> io::Result<()> + Send + 'static,
 ) -> ByteStream {
     let (input, reader) = to_blocking();
-    let (sender, receiver) = mpsc::channel(QUEUE);
     let pump = tokio::spawn(pump(body, input)).abort_handle();
+    let stream = written(move |writer| transform(reader, writer));
+    stream.stopping([pump])
+}
+
+/// What `write` writes on a blocking thread, as a stream: it ends well only if `write` does. Once the stream is dropped,
+/// writing fails with a broken pipe.
+pub fn generate(write: impl FnOnce(&mut dyn Write) -> io::Result<()> + Send + 'static) -> ByteStream {
+    written(move |writer| write(writer)).stopping([])
+}
+
+fn written(write: impl FnOnce(&mut BlockingWriter) -> io::Result<()> + Send + 'static) -> Transformed {
+    let pool = Pool::default();
+    let (Outlet(sender), stream) = pieces(pool.clone());
     tokio::task::spawn_blocking(move || {
-        let mut writer = BlockingWriter { sender, pending: Vec::with_capacity(CHUNK) };
-        let result = transform(reader, &mut writer);
+        let mut writer = BlockingWriter { sender, pending: Vec::with_capacity(CHUNK), pool };
+        let result = write(&mut writer);
         writer.end(result);
     });
-    Box::pin(Transformed { receiver, chunk: Chunk::default(), pump })
+    stream
 }
 
 /// The receiving end, for async code.
-struct Transformed {
+pub(crate) struct Transformed {
     receiver: mpsc::Receiver<io::Result<Piece>>,
     chunk: Chunk,
-    pump: AbortHandle,
+    /// What is stopped when nobody reads any more.
+    makers: Vec<AbortHandle>,
+}
+
+impl Transformed {
+    /// Ready to be read; `makers` are stopped when it is dropped.
+    pub(crate) fn stopping(mut self, makers: impl IntoIterator<Item = AbortHandle>) -> ByteStream {
+        self.makers.extend(makers);
+        Box::pin(self)
+    }
 }
 
 impl AsyncRead for Transformed {
@@ -192,7 +277,7 @@ impl AsyncRead for Transformed {
 
 impl Drop for Transformed {
     fn drop(&mut self) {
-        self.pump.abort();
+        self.makers.iter().for_each(AbortHandle::abort);
     }
 }
 

@@ -53,15 +53,27 @@ pub(super) fn run(job: Job, fds: Vec<OwnedFd>, socket: &UnixStream) -> Result<Jo
         }
         Job::PackLayer { format, compression } => {
             let [layer, out] = exactly(fds)?;
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let tree = rustix::fs::openat(&layer, "fs", flags, Mode::empty())
-                .map_err(|e| Fault::io("open the tree of a layer", &e.into()))?;
+            let tree = open_tree(&layer)?;
             let options = PackOptions::new(Dialect::Oci, format);
             pack_layer(&tree, File::from(out), &options, compression, &Teller::new(socket))
                 .map(|packed| JobDone::Packed(described(packed)))
                 .map_err(|e| pack_fault("pack an image layer", &e))
         }
         Job::MeasureTrees { trees } => measure(&fds, &trees),
+        Job::Look { format, paths } => {
+            let [layer] = exactly(fds)?;
+            let tree = open_tree(&layer)?;
+            let look = |path: &Vec<u8>| layer::look::look(tree.as_fd(), path, format);
+            let nodes: io::Result<_> = paths.iter().map(look).collect();
+            nodes.map(JobDone::Looked).map_err(|e| Fault::io("look names up in a layer", &e))
+        }
+        Job::CopyFile { path } => {
+            let [layer, out] = exactly(fds)?;
+            let tree = open_tree(&layer)?;
+            let copied = layer::look::open_regular(tree.as_fd(), &path)
+                .and_then(|file| io::copy(&mut File::from(file), &mut File::from(out)));
+            copied.map(JobDone::Copied).map_err(|e| Fault::io("copy a file out of a layer", &e))
+        }
         Job::RemoveTree { name } => {
             let [parent] = exactly(fds)?;
             layer::remove_tree(parent.as_fd(), name.as_ref())
@@ -121,6 +133,12 @@ impl<W: Write> Write for Told<'_, W> {
 fn exactly<const N: usize>(fds: Vec<OwnedFd>) -> Result<[OwnedFd; N], Fault> {
     <[OwnedFd; N]>::try_from(fds)
         .map_err(|_| Fault::new(FaultKind::InvalidArgument, format!("this job needs {N} descriptors")))
+}
+
+fn open_tree(layer: &OwnedFd) -> Result<OwnedFd, Fault> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(layer, "fs", flags, Mode::empty())
+        .map_err(|e| Fault::io("open the tree of a layer", &e.into()))
 }
 
 fn open_lowers(layers: &OwnedFd, names: &[String]) -> Result<Vec<OwnedFd>, Fault> {

@@ -48,6 +48,11 @@ impl<'a> Staged<'a> {
         }
     }
 
+    /// What was written so far, to be read.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
     /// Writes `bytes`.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.file.write_all(bytes).map_err(|e| StorageError::io("write", self.dir.path_of(&self.name), e))

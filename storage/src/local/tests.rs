@@ -34,7 +34,7 @@ async fn the_layout_is_as_documented_and_private() {
     for file in ["vessel.dat", "snapshots/plain.tar", "snapshots/packed.tar.zst", "snapshots/zipped.tar.gz"] {
         assert_eq!(mode(&root.join("vessels/v1").join(file)), 0o600, "{file}");
     }
-    for dir in ["", "vessels", "vessels/v1", "vessels/v1/snapshots", "images"] {
+    for dir in ["", "vessels", "vessels/v1", "vessels/v1/snapshots", "images", "archives"] {
         assert_eq!(mode(&root.join(dir)), 0o700, "{dir}");
     }
     assert_eq!(text(storage.load_snapshot("v1", "plain").await.unwrap()).await, "tar");
@@ -254,4 +254,98 @@ async fn saves_until_it_is_killed() {
     let body: ByteStream = Box::pin(first.chain(stuck));
     let _ =
         tokio::time::timeout(std::time::Duration::from_secs(60), storage.save_snapshot("v", "s", body)).await;
+}
+
+/// Names of archives beside those of the snapshots.
+fn twins(root: &Path) -> usize {
+    std::fs::read_dir(root.join("archives")).unwrap().count()
+}
+
+fn inode(root: &Path, vessel: &str, snapshot: &str) -> u64 {
+    let path = root.join(format!("vessels/{vessel}/snapshots/{snapshot}.tar"));
+    std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(path).unwrap())
+}
+
+#[tokio::test]
+async fn archives_that_are_the_same_are_stored_once_until_the_last_is_gone() {
+    let tmp = tempfile::tempdir().unwrap();
+    let root = tmp.path();
+    let storage = LocalStorage::new(root).unwrap();
+    let same = vec![7; 300_000];
+    let other = [&[8; 1], &same[1..]].concat();
+    for (vessel, snapshot, bytes) in
+        [("v", "a", &same), ("v", "b", &same), ("w", "c", &same), ("w", "d", &other)]
+    {
+        storage.save_snapshot(vessel, snapshot, body(bytes)).await.unwrap();
+    }
+    assert_eq!(inode(root, "v", "a"), inode(root, "v", "b"));
+    assert_eq!(inode(root, "v", "a"), inode(root, "w", "c"));
+    // The same length and the same end, and yet another.
+    assert_ne!(inode(root, "v", "a"), inode(root, "w", "d"));
+    assert_eq!(twins(root), 1);
+    storage.delete_snapshot("v", "a").await.unwrap();
+    storage.delete_vessel("v").await.unwrap();
+    let mut left = Vec::new();
+    storage.load_snapshot("w", "c").await.unwrap().read_to_end(&mut left).await.unwrap();
+    assert!(left == same);
+    assert_eq!(twins(root), 1);
+    storage.delete_vessel("w").await.unwrap();
+    assert_eq!(twins(root), 0);
+}
+
+#[tokio::test]
+async fn replacing_one_of_two_that_are_the_same_leaves_the_other() {
+    let tmp = tempfile::tempdir().unwrap();
+    let storage = LocalStorage::new(tmp.path()).unwrap();
+    for (snapshot, bytes) in [("a", "one"), ("b", "one"), ("a", "two"), ("a", "two")] {
+        storage.save_snapshot("v", snapshot, body(bytes.as_bytes())).await.unwrap();
+    }
+    assert_eq!(text(storage.load_snapshot("v", "a").await.unwrap()).await, "two");
+    assert_eq!(text(storage.load_snapshot("v", "b").await.unwrap()).await, "one");
+    assert_eq!(twins(tmp.path()), 2);
+    storage.save_snapshot("v", "b", body(b"three")).await.unwrap();
+    storage.delete_snapshot("v", "a").await.unwrap();
+    assert_eq!(twins(tmp.path()), 1);
+    storage.delete_snapshot("v", "b").await.unwrap();
+    assert_eq!(twins(tmp.path()), 0);
+}
+
+#[tokio::test]
+async fn a_damaged_archive_is_not_taken_for_the_same() {
+    let tmp = tempfile::tempdir().unwrap();
+    let storage = LocalStorage::new(tmp.path()).unwrap();
+    storage.save_snapshot("v", "a", body(b"good")).await.unwrap();
+    let path = tmp.path().join("vessels/v/snapshots/a.tar");
+    std::fs::write(&path, "evil").unwrap();
+    storage.save_snapshot("v", "b", body(b"good")).await.unwrap();
+    assert_eq!(text(storage.load_snapshot("v", "b").await.unwrap()).await, "good");
+}
+
+#[test]
+fn many_who_save_and_delete_the_same_at_once_do_not_disturb_each_other() {
+    let tmp = tempfile::tempdir().unwrap();
+    let storage = LocalStorage::new(tmp.path()).unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let one = |name: String| {
+            let storage = storage.clone();
+            async move {
+                for _ in 0..40 {
+                    storage.save_snapshot("v", &name, body(b"the same")).await.unwrap();
+                    assert_eq!(text(storage.load_snapshot("v", &name).await.unwrap()).await, "the same");
+                    storage.delete_snapshot("v", &name).await.unwrap();
+                }
+            }
+        };
+        let tasks: Vec<_> = (0..4).map(|n| tokio::spawn(one(format!("s{n}")))).collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+    });
+    let left = std::fs::read_dir(tmp.path().join("vessels/v/snapshots")).unwrap().count();
+    assert_eq!(left, 0);
+    // One that two removed at the same moment may be left for the next of its kind.
+    assert!(twins(tmp.path()) <= 1);
+    storage.shared.twins.sweep().unwrap();
+    assert_eq!(twins(tmp.path()), 0);
 }
