@@ -16,6 +16,7 @@ mod remote;
 pub(crate) mod save;
 mod start;
 mod sweep;
+mod taps;
 mod transfer;
 
 use std::collections::HashMap;

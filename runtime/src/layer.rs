@@ -31,6 +31,7 @@
 
 pub mod blob;
 pub mod entry;
+mod incoming;
 pub mod limits;
 pub mod pack;
 pub mod path;
@@ -49,6 +50,7 @@ use serde::{Deserialize, Serialize};
 
 pub use blob::{BlobError, BlobSource, Compression, unpack_blob};
 pub use entry::Reject;
+pub use incoming::{Incoming, unpack_incoming};
 pub use limits::Limits;
 pub use pack::{PackError, PackOptions, pack, pack_entry};
 pub use remove::remove_tree;
