@@ -14,7 +14,8 @@ use super::images::ImportProgress;
 use crate::error::{Error, ErrorKind, Result};
 use crate::offload::blocking;
 use crate::store::lock::{self, Mode};
-use crate::store::{Store, dirs, staged::Staged};
+use crate::store::staged::{Staged, unique};
+use crate::store::{Store, dirs};
 use crate::vessel::pump;
 
 /// The tree in a layer's directory.
@@ -142,15 +143,23 @@ async fn feed(mut archive: ByteStream, pipe: tokio::net::unix::pipe::Sender) -> 
 /// A directory for a layer that is to be unpacked, and in it the one for its tree.
 pub(super) fn stage_tree(store: &Arc<Store>) -> Result<(Staged, OwnedFd)> {
     let staged = Staged::new(store)?;
-    // Layers have nothing to do with each other: ext4 is told to begin each in a part of the disk with room for it, instead
-    // of beside the last one (chattr(1), `T`). Besides the room this saves the search for free inode numbers among those
-    // of files that were just removed, which it avoids to use again and looks at one by one for each new file. A hint: other
-    // file systems refuse it.
-    if let Ok(flags) = rustix::fs::ioctl_getflags(staged.dir()) {
-        let _ = rustix::fs::ioctl_setflags(staged.dir(), flags | rustix::fs::IFlags::TOPDIR);
-    }
-    let tree = store.make_owned(staged.dir(), TREE)?;
+    spread(staged.dir());
+    // Under a name of its own first: the file system chooses the place by the name.
+    let name = unique(TREE);
+    let tree = store.make_owned(staged.dir(), &name)?;
+    rustix::fs::renameat(staged.dir(), name, staged.dir(), TREE)
+        .map_err(|e| Error::io("failed to name the directory of a layer", e))?;
     Ok((staged, tree))
+}
+
+/// Layers have nothing to do with each other: ext4 is told to begin each where the disk has room, instead of beside the
+/// last one (chattr(1), `T`). Beside it are often the inodes of files that were just removed, which ext4 does not use
+/// again for a minute or more, but looks at one by one for each new file: unpacking takes eight times as long there. It
+/// is a hint, which other file systems refuse.
+fn spread(dir: BorrowedFd<'_>) {
+    if let Ok(flags) = rustix::fs::ioctl_getflags(dir) {
+        let _ = rustix::fs::ioctl_setflags(dir, flags | rustix::fs::IFlags::TOPDIR);
+    }
 }
 
 /// Gives a layer its name. One that another process has published meanwhile is as good.
