@@ -18,6 +18,7 @@ mod remote;
 pub(crate) mod save;
 mod start;
 mod sweep;
+mod taps;
 mod transfer;
 pub(crate) mod usage;
 

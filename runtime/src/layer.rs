@@ -32,6 +32,7 @@
 pub mod blob;
 pub mod entry;
 pub mod find;
+mod incoming;
 pub mod limits;
 pub mod measure;
 pub mod look;
@@ -53,6 +54,7 @@ use serde::{Deserialize, Serialize};
 pub use blob::{BlobError, BlobSource, Compression, unpack_blob};
 pub use entry::Reject;
 pub use find::{FileNode, FindError, Node};
+pub use incoming::{Incoming, unpack_incoming};
 pub use limits::Limits;
 pub use measure::Measure;
 pub use pack::{PackError, PackOptions, pack, pack_entry};

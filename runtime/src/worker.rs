@@ -35,6 +35,18 @@ pub enum Job {
         /// Layers below, topmost first: names under the directory of unpacked layers, each with its tree in `fs`.
         lowers: Vec<String>,
     },
+    /// Unpacks an image layer while it arrives, whatever it is. Descriptors: the stream, the directory of unpacked
+    /// layers, the empty directory to unpack into. Output: [`JobDone::Arrived`].
+    UnpackIncoming {
+        /// How it is compressed.
+        compression: Compression,
+        /// The most bytes that the uncompressed tar may have.
+        most: u64,
+        /// Whether the end of the tar must be marked, because nothing else says where it has to be.
+        strict: bool,
+        /// Layers below, as of [`Job::UnpackLayer`].
+        lowers: Vec<String>,
+    },
     /// Unpacks a snapshot archive (an uncompressed tar). Descriptors: the archive (may be a pipe), the empty directory.
     /// Output: [`JobDone::Unpacked`].
     UnpackSnapshot {
@@ -91,6 +103,17 @@ pub enum JobDone {
         entries: u64,
         /// Bytes of file content.
         bytes: u64,
+        /// What was left out or changed, for the user to read: bounded.
+        warnings: Vec<String>,
+    },
+    /// A tree is there, synced to disk, of what came.
+    Arrived {
+        /// Digest of the uncompressed tar.
+        diff_id: String,
+        /// With how many zero bytes it ends.
+        zeros: u64,
+        /// Entries of the archive.
+        entries: u64,
         /// What was left out or changed, for the user to read: bounded.
         warnings: Vec<String>,
     },

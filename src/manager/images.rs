@@ -18,6 +18,7 @@ use vesselrt_storage::{ByteStream, Digest, ImageRecord, Reference, StorageErrorK
 
 use super::prune::{PRUNE_PATIENCE, is_busy};
 use super::pull;
+use super::taps::Taps;
 use super::{ManagerInner, open};
 use crate::config::PullPolicy;
 use crate::error::{Error, ErrorKind, Result};
@@ -130,9 +131,11 @@ impl ManagerInner {
             let _in_use = self.store.use_images()?;
             let before = reference.as_ref().map(|name| self.content.resolve(name)).transpose();
             let before = before.ok().flatten().flatten();
-            let image = self.import_path(&import, reference, &mut *progress)?;
+            let mut taps = Taps::new(&self);
+            let image = self.import_path(&import, reference, &mut *progress, &mut taps)?;
+            let mut warnings = taps.warnings();
             let unpacked = self.unpack_image(&image, &mut *progress);
-            let warnings = unpacked.inspect_err(|_| self.take_name_back(&image, before.as_ref()))?;
+            warnings.extend(unpacked.inspect_err(|_| self.take_name_back(&image, before.as_ref()))?);
             Ok(ImportReport { image, warnings })
         })
         .await
@@ -153,6 +156,7 @@ impl ManagerInner {
         import: &ImageImport,
         reference: Option<Reference>,
         progress: &mut dyn FnMut(ImportProgress),
+        taps: &mut Taps<'_>,
     ) -> Result<ImageRecord> {
         let path = import.path.as_path();
         let platform = import.platform.as_deref().map(parse_platform).transpose()?;
@@ -174,7 +178,7 @@ impl ManagerInner {
                 progress(ImportProgress::Reading { bytes, total });
             }
         };
-        archive::import(&self.content, path, &options, &mut tell).map_err(failed)
+        archive::import_tapped(&self.content, path, &options, &mut tell, Some(taps)).map_err(failed)
     }
 
     /// Packs a root file system on its way into the store.
@@ -276,7 +280,8 @@ impl ManagerInner {
         let own = Arc::clone(self);
         blocking(move || {
             let path = staged.path().join(ARCHIVE);
-            own.import_path(&ImageImport::new(path), Some(reference), &mut |_| {})
+            let mut taps = Taps::new(&own);
+            own.import_path(&ImageImport::new(path), Some(reference), &mut |_| {}, &mut taps)
         })
         .await
     }

@@ -16,6 +16,7 @@ mod layout;
 mod members;
 mod rootfs;
 mod scan;
+mod tap;
 
 use std::fs::File;
 use std::io::Read;
@@ -28,6 +29,7 @@ use thiserror::Error;
 use self::layer::Counted;
 use self::members::Members;
 pub use self::rootfs::import_rootfs_stream;
+pub use self::tap::{LayerTap, TapLayer, TapStream, Tapped};
 use crate::compression::Compression;
 use crate::content::{ContentStore, Lease};
 use crate::digest::Digest;
@@ -207,9 +209,23 @@ pub fn import(
     options: &ImportOptions,
     progress: &mut dyn FnMut(ImportProgress),
 ) -> Result<ImageRecord> {
+    import_tapped(store, path, options, progress, None)
+}
+
+/// [`import`] that lets `tap` have the layers on their way.
+///
+/// # Errors
+/// Those of [`import`].
+pub fn import_tapped<'a>(
+    store: &'a ContentStore,
+    path: &'a Path,
+    options: &'a ImportOptions,
+    progress: &'a mut dyn FnMut(ImportProgress),
+    tap: Option<&'a mut dyn LayerTap>,
+) -> Result<ImageRecord> {
     let file = open(path)?;
     let lease = store.lease()?;
-    let mut import = Import { store, options, progress, path, _lease: lease };
+    let mut import = Import { store, options, progress, tap, path, _lease: lease };
     if is_directory(&file, path)? {
         let kind = detect::directory(path)?;
         if kind == ArchiveKind::RootfsDirectory {
@@ -237,7 +253,7 @@ pub fn import_reader(
     let mut scratch = store.scratch()?;
     let mut limited = Counted::new(reader, options.limits.archive_bytes, "archive", |_| ());
     crate::content::copy(&mut limited, &mut scratch).map_err(|e| StorageError::io("receive", path, e))?;
-    Import { store, options, progress, path, _lease: lease }.file(&scratch)
+    Import { store, options, progress, tap: None, path, _lease: lease }.file(&scratch)
 }
 
 /// What all importers need.
@@ -245,6 +261,8 @@ struct Import<'a> {
     store: &'a ContentStore,
     options: &'a ImportOptions,
     progress: &'a mut dyn FnMut(ImportProgress),
+    /// Who else wants the layers.
+    tap: Option<&'a mut dyn LayerTap>,
     path: &'a Path,
     /// Held until the reference is set.
     _lease: Lease,
@@ -268,8 +286,7 @@ impl Import<'_> {
         };
         self.report(ImportProgress::Detected { kind, compression });
         if kind == ArchiveKind::RootfsTar {
-            let size = file.metadata().map_err(|e| StorageError::io("stat", self.path, e))?.len();
-            return rootfs::import(self, detect::from_start(file), Some(size));
+            return rootfs::import_file(self, file);
         }
         let members = Members::scan(plain, self.path, &self.options.limits)?;
         match kind {

@@ -70,6 +70,12 @@ pub enum BlobError {
         /// What it is.
         actual: String,
     },
+    /// The uncompressed tar has more bytes than it may.
+    #[error("the uncompressed layer has more than {limit} bytes")]
+    TooLarge {
+        /// The limit.
+        limit: u64,
+    },
     /// The blob is not compressed as its media type says.
     #[error("the blob is not compressed as {expected:?}: its first bytes are {found}")]
     Compression {
@@ -188,11 +194,7 @@ fn decompress(
     feeder: &mut ChunkFeeder,
 ) -> io::Result<Measured> {
     let mut input = BufReader::with_capacity(1 << 18, input);
-    match compression {
-        Compression::None => _ = feeder.feed(&mut input),
-        Compression::Gzip => _ = feeder.feed(flate2::bufread::MultiGzDecoder::new(&mut input)),
-        Compression::Zstd => _ = feeder.feed(ZstdFrames::new(&mut input)?),
-    }
+    feed_plain(&mut input, compression, u64::MAX, feeder)?;
     loop {
         let len = input.fill_buf()?.len();
         if len == 0 {
@@ -202,6 +204,21 @@ fn decompress(
     }
     let counted = input.into_inner();
     Ok((counted.read, hex(&counted.sha.finalize())))
+}
+
+/// Feeds at most `most` bytes of the uncompressed tar to the other side. When nobody reads any more, why is known there.
+pub(super) fn feed_plain(
+    input: &mut (impl BufRead + Send),
+    compression: Compression,
+    most: u64,
+    feeder: &mut ChunkFeeder,
+) -> io::Result<()> {
+    match compression {
+        Compression::None => _ = feeder.feed(input.take(most)),
+        Compression::Gzip => _ = feeder.feed(flate2::bufread::MultiGzDecoder::new(input).take(most)),
+        Compression::Zstd => _ = feeder.feed(ZstdFrames::new(input)?.take(most)),
+    }
+    Ok(())
 }
 
 /// All frames of a zstd stream.

@@ -161,9 +161,15 @@ pub(super) struct ChunkReader {
     hasher: Hasher,
     current: Option<Chunk>,
     at: usize,
+    zeros: u64,
 }
 
 impl ChunkReader {
+    /// With how many zero bytes ends what came so far.
+    pub(super) fn zeros(&self) -> u64 {
+        self.zeros
+    }
+
     /// Nothing may be read after this: the digest of what came through so far.
     pub(super) fn finish(mut self) -> (String, u64) {
         if let Some(chunk) = self.current.take() {
@@ -191,7 +197,12 @@ impl BufRead for ChunkReader {
             }
             self.at = 0;
             match self.incoming.recv() {
-                Ok(chunk) => self.current = Some(chunk?),
+                Ok(chunk) => {
+                    let chunk = chunk?;
+                    let zeros = chunk.bytes().iter().rev().take_while(|&&byte| byte == 0).count();
+                    self.zeros = zeros as u64 + if zeros == chunk.filled { self.zeros } else { 0 };
+                    self.current = Some(chunk);
+                }
                 Err(_) => return Ok(&[]),
             }
         }
@@ -250,6 +261,6 @@ fn fill(source: &mut impl Read, chunk: &mut Chunk) -> io::Result<()> {
 pub(super) fn pipeline() -> (ChunkFeeder, ChunkReader) {
     let (outgoing, incoming) = sync_channel(UNDER_WAY);
     let (hasher, empty) = Hasher::start();
-    let reader = ChunkReader { incoming, hasher, current: None, at: 0 };
+    let reader = ChunkReader { incoming, hasher, current: None, at: 0, zeros: 0 };
     (ChunkFeeder { outgoing, empty }, reader)
 }

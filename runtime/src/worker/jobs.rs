@@ -37,6 +37,15 @@ pub(super) fn run(job: Job, fds: Vec<OwnedFd>, socket: &UnixStream) -> Result<Jo
                 .map(|report| done(&report))
                 .map_err(|e| blob_fault("unpack an image layer", &e))
         }
+        Job::UnpackIncoming { compression, most, strict, lowers } => {
+            let [stream, layers, dest] = exactly(fds)?;
+            let lowers = open_lowers(&layers, &lowers)?;
+            let lowers: Vec<BorrowedFd<'_>> = lowers.iter().map(AsFd::as_fd).collect();
+            let options = UnpackOptions { allow_missing_end: !strict, ..options(Dialect::Oci)? };
+            layer::unpack_incoming(File::from(stream), compression, most, dest.as_fd(), &lowers, &options)
+                .map(arrived)
+                .map_err(|e| blob_fault("unpack an image layer", &e))
+        }
         Job::UnpackSnapshot { sha256, size } => {
             let [archive, dest] = exactly(fds)?;
             let options = options(Dialect::Snapshot)?;
@@ -162,6 +171,12 @@ const EXAMPLES: usize = 3;
 fn done(report: &layer::UnpackReport) -> JobDone {
     let warnings = summary(&report.warnings);
     JobDone::Unpacked { entries: report.entries, bytes: report.bytes, warnings }
+}
+
+fn arrived(incoming: layer::Incoming) -> JobDone {
+    let layer::Incoming { report, diff_id, zeros } = incoming;
+    let warnings = summary(&report.warnings);
+    JobDone::Arrived { diff_id, zeros, entries: report.entries, warnings }
 }
 
 /// One line for each kind of warning: `8 × device skipped: dev/console, dev/full, dev/null, …`.

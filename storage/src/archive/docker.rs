@@ -9,9 +9,10 @@ use std::collections::HashMap;
 use oci_spec::image::ImageConfiguration;
 use serde::Deserialize;
 
-use super::layer::{self, Stored};
+use super::layer::{self, Source, Stored};
 use super::members::Members;
 use super::rootfs::put_manifest;
+use super::tap::LayerTap;
 use super::{ArchiveError, Import, ImportProgress, selects};
 use crate::digest::Digest;
 use crate::error::{Result, StorageError};
@@ -131,7 +132,7 @@ fn store_layers(
         let found = members.find(name)?;
         let stored = match done.get(&found.0) {
             Some(stored) => stored.clone(),
-            None => store_layer(import, members, found, (index, names.len()), diff_id)?,
+            None => store_whole(import, members, found, (index, names.len()), diff_id)?,
         };
         layer::expect_diff_id(index, diff_id, &stored.diff_id).map_err(|e| import.corrupt(e))?;
         done.insert(found.0, stored.clone());
@@ -140,18 +141,37 @@ fn store_layers(
     Ok(layers)
 }
 
+/// [`store_layer`], by ourselves if the tap fails.
+fn store_whole(
+    import: &mut Import<'_>,
+    members: &Members<'_>,
+    found: (u64, u64),
+    at: (usize, usize),
+    diff_id: &Digest,
+) -> Result<Stored> {
+    if let Some(stored) = store_layer(import, members, found, at, diff_id)? {
+        return Ok(stored);
+    }
+    import.tap = None;
+    let stored = store_layer(import, members, found, at, diff_id)?;
+    stored.ok_or(StorageError::Cancelled { what: "storing a layer" })
+}
+
+/// `None` when the tap failed.
 fn store_layer(
     import: &mut Import<'_>,
     members: &Members<'_>,
     found: (u64, u64),
     (index, count): (usize, usize),
     diff_id: &Digest,
-) -> Result<Stored> {
+) -> Result<Option<Stored>> {
     let path = import.path;
     let progress = &mut *import.progress;
     let report = |bytes| progress(ImportProgress::Layer { index, count, bytes, total: Some(found.1) });
+    let tap = import.tap.as_deref_mut().map(|tap| (tap as &mut dyn LayerTap, index, Some(diff_id)));
     let limit = import.options.limits.layer_bytes;
-    layer::store(import.store, members.section(found), limit, report, |_, actual| {
+    let source = Source { raw: members.section(found), limit, report, tap };
+    layer::store(import.store, source, |_, actual| {
         let checked = layer::expect_diff_id(index, diff_id, actual);
         checked.map_err(|e| StorageError::corrupt(path.display().to_string(), e))
     })

@@ -1,9 +1,10 @@
 //! Layers on their way into the store, hashed compressed and uncompressed in one pass.
 #![forbid(unsafe_code)]
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 
 use super::ArchiveError;
+use super::tap::{self, LayerTap, TapLayer};
 use crate::compression::{Compression, DETECT_LEN, Decoder, is_tar_header, sniff};
 use crate::content::{ContentStore, copy};
 use crate::digest::Digest;
@@ -14,6 +15,8 @@ use crate::verify::Sha256Reader;
 
 /// How many bytes pass between two reports of progress.
 const REPORT: u64 = 1024 * 1024;
+/// How much of a compressed layer is read at once, in bytes.
+const BUFFER: usize = 256 * 1024;
 
 /// A layer in the store.
 #[derive(Debug, Clone)]
@@ -30,31 +33,55 @@ impl Stored {
     }
 }
 
-/// Stores `raw`, a tar that may be compressed, as it is.
+/// A layer on its way in.
+pub(super) struct Source<'a, R, P> {
+    /// The tar, which may be compressed.
+    pub(super) raw: R,
+    /// The most bytes that it may have uncompressed.
+    pub(super) limit: u64,
+    /// Hears how many bytes were read.
+    pub(super) report: P,
+    /// Who else wants it, and what is said of it.
+    pub(super) tap: Option<(&'a mut dyn LayerTap, usize, Option<&'a Digest>)>,
+}
+
+/// Stores a layer as it is; `None` when it was tapped and the tap failed: nothing is stored then.
 ///
 /// `check` sees how the tar begins and ends and its diff_id, before the blob gets its name.
-pub(super) fn store(
+pub(super) fn store<R: Read, P: FnMut(u64)>(
     store: &ContentStore,
-    raw: impl Read,
-    limit: u64,
-    report: impl FnMut(u64),
+    source: Source<'_, R, P>,
     check: impl FnOnce(&Ends, &Digest) -> Result<()>,
-) -> Result<Stored> {
+) -> Result<Option<Stored>> {
     let failed = |e: io::Error| StorageError::io("read layer of", store.path(), e);
+    let Source { raw, limit, report, tap } = source;
+    let mut untapped = false;
     let fill = |sink: &mut dyn Write| {
-        let tee = Tee { inner: Counted::new(raw, u64::MAX, "layer", report), sink };
-        let (compression, reader) = sniff(tee).map_err(failed)?;
-        let plain = Decoder::new(reader, compression).map_err(failed)?;
+        let raw = Counted::new(raw, u64::MAX, "layer", report);
+        let (compression, mut reader) = sniff(raw).map_err(failed)?;
+        let stream =
+            tap.and_then(|(tap, index, diff_id)| tap.begin(&TapLayer { index, diff_id, compression, limit }));
+        if let Some(stream) = stream {
+            let Some(tapped) = tap::copy(&mut reader, sink, stream).map_err(failed)? else {
+                untapped = true;
+                return Err(StorageError::Cancelled { what: "unpacking a layer" });
+            };
+            return Ok((compression, tapped.ends(), Some(tapped.diff_id)));
+        }
+        let tee = BufReader::with_capacity(BUFFER, Tee { inner: reader, sink });
+        let plain = Decoder::new(tee, compression).map_err(failed)?;
         let plain = Counted::new(plain, limit, "uncompressed layer", |_| ());
         let (ends, diff_id) = drain(plain, compression).map_err(failed)?;
         Ok((compression, ends, diff_id))
     };
     let diff_id_of =
         |diff_id: &Option<Digest>, digest: &Digest| diff_id.clone().unwrap_or_else(|| digest.clone());
-    let stored =
-        store.put_with(fill, |(_, ends, diff_id), digest| check(ends, &diff_id_of(diff_id, digest)))?;
-    let ((compression, _, diff_id), digest, size) = stored;
-    Ok(Stored { diff_id: diff_id_of(&diff_id, &digest), digest, size, compression })
+    let stored = store.put_with(fill, |(_, ends, diff_id), digest| check(ends, &diff_id_of(diff_id, digest)));
+    let ((compression, _, diff_id), digest, size) = match stored {
+        Err(StorageError::Cancelled { .. }) if untapped => return Ok(None),
+        stored => stored?,
+    };
+    Ok(Some(Stored { diff_id: diff_id_of(&diff_id, &digest), digest, size, compression }))
 }
 
 /// How a tar begins and ends.
@@ -63,9 +90,16 @@ pub(super) struct Ends {
     start: Vec<u8>,
     /// How many of its last bytes are zero.
     zeros: u64,
+    /// That it begins as a tar is known otherwise.
+    is_tar: bool,
 }
 
 impl Ends {
+    /// What somebody else found.
+    pub(super) fn new(is_tar: bool, zeros: u64) -> Self {
+        Self { start: Vec::new(), zeros, is_tar }
+    }
+
     fn take(&mut self, bytes: &[u8]) {
         let room = DETECT_LEN.saturating_sub(self.start.len()).min(bytes.len());
         self.start.extend_from_slice(&bytes[..room]);
@@ -108,7 +142,7 @@ pub(super) fn expect_diff_id(index: usize, expected: &Digest, actual: &Digest) -
 /// For [`store`]: it must look like a tar, and like a whole one. Nothing else says how long it has to be; two blocks of
 /// zeros end it (POSIX pax, ustar Interchange Format).
 pub(super) fn expect_tar(ends: &Ends) -> Result<(), ArchiveError> {
-    if !is_tar_header(&ends.start) {
+    if !ends.is_tar && !is_tar_header(&ends.start) {
         return Err(ArchiveError::Unknown);
     }
     if ends.zeros < 1024 {

@@ -4,7 +4,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -12,7 +12,9 @@ use serde::Deserialize;
 use super::detect::{LAYOUT_INDEX, LAYOUT_MARKER};
 use super::layer::Counted;
 use super::members::Members;
+use super::tap::{self, TapLayer};
 use super::{ArchiveError, Import, ImportProgress, selects};
+use crate::compression::sniff;
 use crate::content::check_layout_marker;
 use crate::digest::Digest;
 use crate::dir::Dir;
@@ -92,7 +94,8 @@ pub(super) fn import(import: &mut Import<'_>, layout: &dyn Layout) -> Result<Ima
     let record = ImageRecord::new(&descriptor, &manifest, &config)?;
     import.check_platform(&record.config)?;
     for (at, layer) in manifest.layers.iter().enumerate() {
-        store_layer(import, layout, layer, (at, manifest.layers.len()))?;
+        let diff_id = record.layers.get(at).map(|layer| &layer.diff_id);
+        store_layer(import, layout, layer, (at, manifest.layers.len()), diff_id)?;
     }
     store_document(import, &manifest.config, &config)?;
     store_document(import, &descriptor, &blob(import, layout, &descriptor)?)?;
@@ -225,11 +228,29 @@ fn store_layer(
     layout: &dyn Layout,
     layer: &Descriptor,
     (index, count): (usize, usize),
+    diff_id: Option<&Digest>,
 ) -> Result<()> {
+    let expected = (layer.digest.clone(), layer.size);
+    if import.store.has_blob(&layer.digest, layer.size)? {
+        return Ok(());
+    }
     let reader = open_blob(layout, &layer.digest, layer.size)?;
     let total = Some(layer.size);
     let progress = &mut *import.progress;
     let report = |bytes| progress(ImportProgress::Layer { index, count, bytes, total });
     let reader = Counted::new(reader, u64::MAX, "layer", report);
-    import.store.put_blob(reader, Some((layer.digest.clone(), layer.size))).map(|_| ())
+    let Some(tap) = import.tap.as_deref_mut() else {
+        return import.store.put_blob(reader, Some(expected)).map(|_| ());
+    };
+    let (path, limit) = (import.path, import.options.limits.layer_bytes);
+    let failed = |e| StorageError::io("read layer of", path, e);
+    let fill = |sink: &mut dyn Write| {
+        let (compression, mut reader) = sniff(reader).map_err(failed)?;
+        match tap.begin(&TapLayer { index, diff_id, compression, limit }) {
+            // What became of it is for the tap to know: here all bytes were verified.
+            Some(stream) => tap::copy(&mut reader, sink, stream).map(drop).map_err(failed),
+            None => crate::content::copy(&mut reader, &mut { sink }).map_err(failed),
+        }
+    };
+    import.store.put_with(fill, |(), _| Ok(())).map(drop)
 }

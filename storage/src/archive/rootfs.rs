@@ -1,12 +1,15 @@
 //! A tar of a root file system becomes an image of one layer.
 #![forbid(unsafe_code)]
 
+use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
 use serde_json::json;
 
-use super::layer::{self, Stored};
+use super::detect::from_start;
+use super::layer::{self, Source, Stored};
+use super::tap::LayerTap;
 use super::{ArchiveError, Import, ImportOptions, ImportProgress};
 use crate::content::ContentStore;
 use crate::digest::Digest;
@@ -33,13 +36,29 @@ pub fn import_rootfs_stream(
 ) -> Result<ImageRecord> {
     let options = ImportOptions { reference: Some(reference.clone()), ..ImportOptions::default() };
     let (path, lease) = (Path::new("root file system"), store.lease()?);
-    let mut import = Import { store, options: &options, progress: &mut |_| (), path, _lease: lease };
-    self::import(&mut import, reader, None)
+    let mut import =
+        Import { store, options: &options, progress: &mut |_| (), tap: None, path, _lease: lease };
+    let stored = store_layer(&mut import, reader, None)?;
+    self::import(&mut import, &stored.ok_or(UNTAPPED)?)
 }
 
-/// The layer is `reader`, of `total` bytes if that is known.
-pub(super) fn import(import: &mut Import<'_>, reader: impl Read, total: Option<u64>) -> Result<ImageRecord> {
-    let reference = import.reference([])?;
+/// Without a tap no tap fails.
+const UNTAPPED: StorageError = StorageError::Cancelled { what: "storing a layer" };
+
+/// The layer is all of `file`, which is read again if the tap fails.
+pub(super) fn import_file(import: &mut Import<'_>, file: &File) -> Result<ImageRecord> {
+    import.reference([])?;
+    let size = file.metadata().map_err(|e| StorageError::io("stat", import.path, e))?.len();
+    let mut stored = store_layer(import, from_start(file), Some(size))?;
+    if stored.is_none() {
+        import.tap = None;
+        stored = store_layer(import, from_start(file), Some(size))?;
+    }
+    self::import(import, &stored.ok_or(UNTAPPED)?)
+}
+
+/// Stores the layer `reader`, of `total` bytes if that is known; `None` when the tap failed.
+fn store_layer(import: &mut Import<'_>, reader: impl Read, total: Option<u64>) -> Result<Option<Stored>> {
     let path = import.path;
     let not_tar = |e| match e {
         ArchiveError::Truncated => StorageError::corrupt(path.display().to_string(), e),
@@ -47,12 +66,16 @@ pub(super) fn import(import: &mut Import<'_>, reader: impl Read, total: Option<u
     };
     let progress = &mut *import.progress;
     let report = |bytes| progress(ImportProgress::Layer { index: 0, count: 1, bytes, total });
-    let limit = import.options.limits.layer_bytes;
-    let stored = layer::store(import.store, reader, limit, report, |ends, _| {
-        layer::expect_tar(ends).map_err(not_tar)
-    })?;
-    let config = configuration(import, &stored)?;
-    let manifest = put_manifest(import.store, &config, &[stored.descriptor()])?;
+    let tap = import.tap.as_deref_mut().map(|tap| (tap as &mut dyn LayerTap, 0, None));
+    let source = Source { raw: reader, limit: import.options.limits.layer_bytes, report, tap };
+    layer::store(import.store, source, |ends, _| layer::expect_tar(ends).map_err(not_tar))
+}
+
+/// Makes up an image of one layer.
+fn import(import: &mut Import<'_>, layer: &Stored) -> Result<ImageRecord> {
+    let reference = import.reference([])?;
+    let config = configuration(import, layer)?;
+    let manifest = put_manifest(import.store, &config, &[layer.descriptor()])?;
     import.store.tag(&reference, &manifest)
 }
 

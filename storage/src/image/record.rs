@@ -105,14 +105,20 @@ pub(crate) fn diff_ids(config: &ImageConfiguration) -> std::result::Result<Vec<D
     config.rootfs().diff_ids().iter().map(|text| Digest::parse(text).map_err(ImageError::DiffId)).collect()
 }
 
+/// The name of a layer with this content on the layers that are called `below` (image-spec, config.md, "Layer ChainID").
+#[must_use]
+pub fn chain_id(below: Option<&Digest>, diff_id: &Digest) -> Digest {
+    match below {
+        None => diff_id.clone(),
+        Some(below) => Digest::sha256(format!("{below} {diff_id}").as_bytes()),
+    }
+}
+
 fn layer_records(layers: &[Descriptor], diff_ids: Vec<Digest>) -> Vec<LayerRecord> {
     let mut chain: Option<Digest> = None;
     let mut records = Vec::with_capacity(layers.len());
     for (layer, diff_id) in layers.iter().zip(diff_ids) {
-        let chain_id = match &chain {
-            None => diff_id.clone(),
-            Some(below) => Digest::sha256(format!("{below} {diff_id}").as_bytes()),
-        };
+        let chain_id = chain_id(chain.as_ref(), &diff_id);
         chain = Some(chain_id.clone());
         records.push(LayerRecord {
             digest: layer.digest.clone(),
