@@ -151,6 +151,8 @@ async fn dispatch(verb: Verb, context: &Context) -> Outcome<ExitCode> {
         Verb::Stop(args) => session::stop(args, context).await?,
         Verb::Cp(args) => cp::run(args, context).await?,
         Verb::Fs(verb) => fs::run(verb, context).await?,
+        // It has an exit code of its own.
+        Verb::Snapshot(snapshot::Verb::Diff(args)) => return snapshot::diff::run(args, context).await,
         Verb::Snapshot(verb) => snapshot::run(verb, context).await?,
         Verb::Commit(args) => commit::commit(args, context).await?,
         Verb::Push(args) => registry::push(args, context).await?,

@@ -52,6 +52,9 @@ pub use manager::push::{PushProgress, PushReport, PushState};
 pub use manager::save::SaveFormat;
 pub use manager::{Manager, VesselStatus};
 pub use vessel::Vessel;
+pub use vessel::diff::{
+    Change, ChangeKind, ChangedFile, Content, Contents, Diff, DiffOptions, DiffPoint, Differences,
+};
 pub use vessel::exec::{ExecOptions, ExecResult, TIMEOUT_EXIT_CODE};
 pub use vessel::file::{File, OpenOptions};
 pub use vessel::files::{DirEntry, FileInfo, FileType};

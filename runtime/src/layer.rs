@@ -40,7 +40,7 @@ pub mod snapshot;
 mod stream;
 pub mod tar;
 pub mod unpack;
-mod xattr;
+pub(crate) mod xattr;
 
 #[cfg(test)]
 mod tests;

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use jobs::summary;
 
+use crate::diff::{Comparison, Content, DiffRequest, ReadRequest};
 pub use crate::layer::{Compression, TreeFormat};
 use crate::shim::client::CallError;
 use crate::shim::protocol::Packed;
@@ -60,6 +61,11 @@ pub enum Job {
         /// Name of the entry; no slash.
         name: String,
     },
+    /// Compares two stacks of layers. Descriptors: the directories of image layers, of sealed layers, and of the vessel.
+    /// Output: [`JobDone::Compared`].
+    Diff(DiffRequest),
+    /// Reads files of layers. Descriptors: those of [`Job::Diff`]. Output: [`JobDone::Contents`].
+    ReadFiles(ReadRequest),
 }
 
 /// What a worker did.
@@ -78,6 +84,10 @@ pub enum JobDone {
     Packed(Packed),
     /// It is gone.
     Removed,
+    /// What differs.
+    Compared(Comparison),
+    /// The content of each file.
+    Contents(Vec<Content>),
 }
 
 /// A message of a worker.

@@ -1,5 +1,7 @@
-//! `snapshot create|ls|restore|rm|push|pull`.
+//! `snapshot create|ls|diff|restore|rm|push|pull`.
 #![forbid(unsafe_code)]
+
+pub(super) mod diff;
 
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -19,6 +21,8 @@ pub(super) enum Verb {
     /// List the snapshots of a vessel
     #[command(visible_alias = "list")]
     Ls(Ls),
+    /// Show what differs between snapshots, or since the last one
+    Diff(diff::Diff),
     /// Go back to a snapshot; what changed since is thrown away
     Restore(Which),
     /// Remove a snapshot that no other is based on
@@ -95,6 +99,7 @@ pub(super) async fn run(verb: Verb, context: &Context) -> Outcome {
     match verb {
         Verb::Create(args) => create(&args, context).await,
         Verb::Ls(args) => ls(&args, context).await,
+        Verb::Diff(args) => diff::run(args, context).await.map(drop),
         Verb::Restore(args) => restore(args, context).await,
         Verb::Rm(args) => rm(args, context).await,
         Verb::Push(args) => push(&args, context).await,

@@ -1,0 +1,100 @@
+//! Whether two files have the same bytes.
+#![forbid(unsafe_code)]
+
+use std::cell::RefCell;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use rustix::fs::{SeekFrom, seek};
+use rustix::io::{Errno, pread};
+
+use super::At;
+use crate::diff::layers::{Dir, is_gone};
+
+/// What is read of both files at once.
+const CHUNK: usize = 128 << 10;
+
+thread_local! {
+    static BUFFERS: RefCell<(Vec<u8>, Vec<u8>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+}
+
+/// Whether two files of the same name and size are equal. One that went away or shrank is not.
+pub(super) fn equal(name: &[u8], old: At<'_>, new: At<'_>) -> Result<bool, Errno> {
+    let size = u64::try_from(new.stat.st_size).unwrap_or(0);
+    if size == 0 {
+        return Ok(true);
+    }
+    let open = |dir: &Dir| match dir.open(name) {
+        Ok(fd) => Ok(Some(fd)),
+        Err(errno) if is_gone(errno) => Ok(None),
+        Err(errno) => Err(errno),
+    };
+    let (Some(a), Some(b)) = (open(old.dir)?, open(new.dir)?) else { return Ok(false) };
+    let sparse = [old.stat, new.stat].iter().all(|stat| is_sparse(stat.st_blocks, size));
+    Same { a: a.as_fd(), b: b.as_fd(), size, sparse }.check()
+}
+
+/// Only a file with fewer blocks than bytes can have holes.
+fn is_sparse(blocks: i64, size: u64) -> bool {
+    u64::try_from(blocks).unwrap_or(0).saturating_mul(512) < size
+}
+
+/// Two open files of the same size.
+struct Same<'a> {
+    a: BorrowedFd<'a>,
+    b: BorrowedFd<'a>,
+    size: u64,
+    /// Both may have holes.
+    sparse: bool,
+}
+
+impl Same<'_> {
+    /// Compares them to the end, or to the first difference.
+    fn check(&self) -> Result<bool, Errno> {
+        BUFFERS.with_borrow_mut(|(a, b)| {
+            let want = CHUNK.min(usize::try_from(self.size).unwrap_or(CHUNK));
+            a.resize(a.len().max(want), 0);
+            b.resize(b.len().max(want), 0);
+            let mut at = 0;
+            while at < self.size {
+                if self.sparse {
+                    at = self.skip_holes(at)?;
+                }
+                let want = CHUNK.min(usize::try_from(self.size - at).unwrap_or(CHUNK));
+                fill(self.a, &mut a[..want], at)?;
+                fill(self.b, &mut b[..want], at)?;
+                if a[..want] != b[..want] {
+                    return Ok(false);
+                }
+                at += want as u64;
+            }
+            Ok(true)
+        })
+    }
+
+    /// Where one of both has data next.
+    fn skip_holes(&self, at: u64) -> Result<u64, Errno> {
+        let next = |fd| match seek(fd, SeekFrom::Data(at)) {
+            Ok(next) => Ok(next.min(self.size)),
+            Err(Errno::NXIO) => Ok(self.size),
+            // The file system knows no holes.
+            Err(Errno::INVAL) => Ok(at),
+            Err(errno) => Err(errno),
+        };
+        Ok(next(self.a)?.min(next(self.b)?))
+    }
+}
+
+/// Reads until `buffer` is full; what is missing at the end of the file is zeroes, as in a hole.
+fn fill(fd: BorrowedFd<'_>, buffer: &mut [u8], at: u64) -> Result<(), Errno> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match pread(fd, &mut buffer[filled..], at + filled as u64) {
+            Ok(0) => break,
+            Ok(len) => filled += len,
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    buffer[filled..].fill(0);
+    Ok(())
+}
