@@ -157,9 +157,9 @@ impl Dir {
     }
 }
 
-/// What was there a moment ago is not any more, or is something else.
+/// What was there a moment ago is not any more, or is something else: `ENXIO` is what a whiteout says, or a socket.
 pub(super) fn is_gone(errno: Errno) -> bool {
-    matches!(errno, Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::STALE)
+    matches!(errno, Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::STALE | Errno::NXIO)
 }
 
 /// Names sorted within each directory, and a directory before what is in it.

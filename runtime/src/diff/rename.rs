@@ -91,7 +91,8 @@ fn same_content(
     let mut done = Vec::new();
     let mut open: Vec<Group> = Vec::new();
     let sizes: Vec<u64> = groups.iter().map(|(size, _)| *size).collect();
-    let begun = divide(layers, changes, groups.into_iter().map(|(_, group)| group).collect(), BEGIN)?;
+    let groups: Vec<Group> = groups.into_iter().map(|(_, group)| group).collect();
+    let begun = divide(layers, changes, &groups, BEGIN)?;
     for (from, equal) in begun {
         if sizes[from] <= BEGIN {
             done.push(equal);
@@ -99,7 +100,7 @@ fn same_content(
             open.push(equal.map(|side| side.into_iter().map(|(at, _)| at).collect()));
         }
     }
-    done.extend(divide(layers, changes, open, u64::MAX)?.into_iter().map(|(_, equal)| equal));
+    done.extend(divide(layers, changes, &open, u64::MAX)?.into_iter().map(|(_, equal)| equal));
     Ok(done)
 }
 
@@ -108,7 +109,7 @@ fn same_content(
 fn divide(
     layers: &Layers,
     changes: &[Change],
-    groups: Vec<Group>,
+    groups: &[Group],
     limit: u64,
 ) -> Result<Vec<(usize, Equal)>, DiffError> {
     let members = |group: &Group| group[0].iter().chain(&group[1]).copied().collect::<Vec<_>>();
@@ -137,28 +138,27 @@ fn source(change: &Change) -> Option<Source<'_>> {
     Some(Source { layer: node.layer, path: &change.path, size: node.size })
 }
 
-/// Pairs the members of a group: first by the names of file and directory, then by the name of the file, then in order.
-fn pair_up(changes: &[Change], mut group: Equal, pairs: &mut Pairs) {
+/// A part of a path.
+type Key = for<'a> fn(&'a [u8]) -> [&'a [u8]; 2];
+
+/// What two names must have in common, less and less: directory and name, the name, nothing.
+const KEYS: [Key; 3] =
+    [|path| [split(split(path).0).1, split(path).1], |path| [b"", split(path).1], |_| [b"", b""]];
+
+/// Pairs the members of a group: those with most in common first, and then in their order.
+fn pair_up(changes: &[Change], group: Equal, pairs: &mut Pairs) {
     let path = |at: usize| changes[at].path.as_slice();
-    for side in &mut group {
+    let [mut old, mut new] = group;
+    for side in [&mut old, &mut new] {
         side.sort_unstable_by(|a, b| tree_order(path(a.0), path(b.0)));
     }
-    let [mut old, mut new] = group;
-    let near = |at: usize| {
-        let (parent, name) = split(path(at));
-        (split(parent).1, name)
-    };
-    let keys: [&dyn Fn(usize) -> (Vec<u8>, Vec<u8>); 3] =
-        [&|at| (near(at).0.to_vec(), near(at).1.to_vec()), &|at| (Vec::new(), near(at).1.to_vec()), &|_| {
-            Default::default()
-        }];
-    for key in keys {
-        let mut waiting: HashMap<(Vec<u8>, Vec<u8>), VecDeque<(usize, u64)>> = HashMap::new();
+    for key in KEYS {
+        let mut waiting: HashMap<_, VecDeque<_>> = HashMap::new();
         for &(at, attributes) in &old {
-            waiting.entry(key(at)).or_default().push_back((at, attributes));
+            waiting.entry(key(path(at))).or_default().push_back((at, attributes));
         }
         new.retain(|&(to, attributes)| {
-            let from = waiting.get_mut(&key(to)).and_then(VecDeque::pop_front);
+            let from = waiting.get_mut(&key(path(to))).and_then(VecDeque::pop_front);
             if let Some((from, before)) = from {
                 pairs.insert(from, (to, before != attributes));
             }

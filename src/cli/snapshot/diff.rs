@@ -84,7 +84,7 @@ async fn show(vessel: &Vessel, args: &Diff, context: &Context) -> Outcome<bool> 
     let mut options = DiffOptions::new().renames(!args.no_renames);
     options = args.from.iter().fold(options, |options, name| options.from(point(name, known)));
     options = args.to.iter().fold(options, |options, name| options.to(point(name, known)));
-    options = args.paths.iter().fold(options, |options, path| options.path(path));
+    options = args.paths.iter().fold(options, DiffOptions::path);
     let diff = vessel.diff(options).await?;
     if diff.renames_limited {
         context.warn("there was too much to look for all renamed files");

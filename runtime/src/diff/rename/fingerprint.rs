@@ -4,6 +4,7 @@
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
+use std::thread::ScopedJoinHandle;
 
 use rustix::fs::{FileType, fstat, readlinkat};
 use rustix::io::{Errno, pread};
@@ -50,7 +51,7 @@ pub(super) fn fingerprints(
     let ranges = (0..threads).map(|n| (n * share).min(sources.len())..((n + 1) * share).min(sources.len()));
     let parts: Vec<Result<Vec<_>, DiffError>> = std::thread::scope(|scope| {
         let begun: Vec<_> = ranges.map(|range| scope.spawn(|| part(range))).collect();
-        let joined = begun.into_iter().map(|thread| thread.join());
+        let joined = begun.into_iter().map(ScopedJoinHandle::join);
         joined.map(|done| done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
     });
     let mut all = Vec::with_capacity(sources.len());

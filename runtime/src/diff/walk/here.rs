@@ -44,6 +44,7 @@ pub(super) struct Found {
 }
 
 /// What one layer says about a name.
+#[derive(Clone, Copy)]
 enum Seen {
     Nothing,
     Whiteout,

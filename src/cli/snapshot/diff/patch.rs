@@ -13,6 +13,9 @@ use super::listing::{notes, shown};
 use super::text::{Lines, is_text};
 use crate::cli::fs::show::{type_bits, type_name};
 
+/// How git calls an empty content. patch(1) needs to be told to see that an empty file comes or goes.
+const EMPTY: &str = "e69de29";
+
 /// One side of a patch.
 #[derive(Clone, Copy)]
 struct Side<'a> {
@@ -26,6 +29,10 @@ impl Side<'_> {
         let bits = if self.file.file_type == FileType::Symlink { 0 } else { self.file.mode };
         format!("{:06o}", type_bits(self.file.file_type) | bits)
     }
+
+    fn is_empty(&self) -> bool {
+        self.content == &Content::Bytes(Vec::new())
+    }
 }
 
 /// The patch of one change.
@@ -38,7 +45,8 @@ pub(super) fn of(change: &Change, contents: &Contents, context: usize) -> Vec<u8
     describe(&mut out, change);
     let (old, new) = (old.filter(has_content), new.filter(has_content));
     match (old, new) {
-        (Some(old), Some(new)) if change.differences.kind => {
+        // Of what is no file on one side, and of a link, patch(1) takes only the end and the beginning.
+        (Some(old), Some(new)) if change.differences.kind || is_other_link(change) => {
             both(&mut out, Some(old), None, false, context);
             both(&mut out, None, Some(new), false, context);
         }
@@ -46,6 +54,11 @@ pub(super) fn of(change: &Change, contents: &Contents, context: usize) -> Vec<u8
         (old, new) => both(&mut out, old, new, change.kind == ChangeKind::Renamed, context),
     }
     out
+}
+
+fn is_other_link(change: &Change) -> bool {
+    let is_link = change.new.as_ref().is_some_and(|file| file.file_type == FileType::Symlink);
+    change.differences.content && is_link
 }
 
 fn has_content(side: &Side<'_>) -> bool {
@@ -131,8 +144,14 @@ fn both(out: &mut Vec<u8>, old: Option<Side<'_>>, new: Option<Side<'_>>, renamed
 fn header(old: Option<Side<'_>>, new: Option<Side<'_>>, renamed: bool) -> Vec<Vec<u8>> {
     let mut lines = Vec::new();
     match (old, new) {
-        (None, Some(new)) => lines.push(format!("new file mode {}", new.mode()).into_bytes()),
-        (Some(old), None) => lines.push(format!("deleted file mode {}", old.mode()).into_bytes()),
+        (None, Some(new)) => {
+            lines.push(format!("new file mode {}", new.mode()).into_bytes());
+            lines.extend(new.is_empty().then(|| format!("index 0000000..{EMPTY}").into_bytes()));
+        }
+        (Some(old), None) => {
+            lines.push(format!("deleted file mode {}", old.mode()).into_bytes());
+            lines.extend(old.is_empty().then(|| format!("index {EMPTY}..0000000").into_bytes()));
+        }
         (Some(old), Some(new)) => {
             if old.mode() != new.mode() {
                 lines.push(format!("old mode {}", old.mode()).into_bytes());
