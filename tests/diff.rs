@@ -349,6 +349,7 @@ async fn a_comparison_whose_layers_are_gone_is_not_read(store: &Store) {
     // Nothing of it keeps others from changing the vessel's snapshots.
     vessel.create_snapshot("").await.unwrap();
     vessel.close().await.unwrap();
+    fails(vessel.diff(DiffOptions::new()).await, &ErrorKind::Conflict);
 }
 
 async fn commands_go_on_while_it_is_compared(store: &Store) {

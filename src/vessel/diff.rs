@@ -124,6 +124,8 @@ async fn ground(vessel: &VesselInner) -> Result<Ground> {
     if open::is_interrupted(dir.as_fd(), true)? {
         vessel.reopen(true).await?;
     }
+    // Not of one that was closed; and what a crash left is made good by whoever opens it.
+    vessel.lease.give_back(vessel.connect_holding(true).await?);
     let manifest = vessel.reload().await?;
     let (fd, id) = (Arc::clone(dir), vessel.id.clone());
     let state = blocking(move || read_state(&id, fd.as_fd())).await?;

@@ -11,12 +11,12 @@ use crate::testkit::caps::which;
 fn changed(shell: &Shell) -> (String, String) {
     let id = shell.vessel();
     let before = "mkdir -p d 'with space'; seq 30 > lines; printf 'no end' > end; echo gone > gone; seq 9 > d/old;
-        ln -s lines link; printf 'a\\0b' > binary; echo x > mode; echo file > turns; seq 7 > 'with space/f g'";
+        ln -s lines link; printf 'a\\0b' > binary; echo x > mode; echo y > same; echo file > turns; seq 7 > 'with space/f g'";
     shell.sh(&id, before);
     let snapshot = shell.call(["snapshot", "create", &id]).succeeds().line();
     let after =
         "sed -i -e s/^7$/seven/ -e 20d lines; echo >> end; rm gone; mv d/old d/new; rm link; ln -s end link
-        printf 'a\\0c' > binary; chmod 755 mode; rm turns; ln -s mode turns; echo eight >> 'with space/f g'
+        printf 'a\\0c' > binary; chmod 755 mode; rm turns; ln -s mode turns; echo eight >> 'with space/f g'; touch same
         : > empty; echo new > d/added; chmod 700 d; mkdir bare";
     shell.sh(&id, after);
     (id, snapshot)
@@ -37,6 +37,7 @@ fn changes_are_listed_one_a_line() {
     let text = shell.call(["snapshot", "diff", &id]).succeeds().text();
     let mut expected: Vec<&str> = LISTED.lines().collect();
     expected.extend([
+        "M  -rw-r--r--  2 B   /work/same (time)",
         "A  -rw-r--r--  0 B   /work/empty",
         "M  -rw-r--r--  7 B   /work/end",
         "D  -rw-r--r--  5 B   /work/gone",
@@ -82,7 +83,7 @@ fn the_document_has_both_sides_and_the_figures() {
     let (id, snapshot) = changed(&shell);
     let json = shell.call(["snapshot", "diff", &id]).in_json().succeeds().json();
     assert_eq!((&json["vessel"], &json["from"], &json["to"]), (&id.into(), &snapshot.into(), &"@now".into()));
-    let totals = serde_json::json!({ "added": 3, "modified": 8, "deleted": 1, "renamed": 1 });
+    let totals = serde_json::json!({ "added": 3, "modified": 9, "deleted": 1, "renamed": 1 });
     assert_eq!(json["totals"], totals);
     assert_eq!(json["renamesLimited"], false);
     let find = |json: &serde_json::Value, path: &str| {

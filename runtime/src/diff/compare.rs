@@ -3,7 +3,7 @@
 
 mod content;
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{FileType, Stat, fgetxattr, lgetxattr, llistxattr, readlinkat};
 use rustix::io::Errno;
@@ -45,22 +45,68 @@ pub(super) fn differences(
     if found.kind {
         return Ok(found);
     }
-    let failed = |action| move |errno: Errno| DiffError::io(action, path, errno);
-    found.content = match kind {
-        FileType::RegularFile => {
-            a.st_size != b.st_size || !content::equal(name, old, new).map_err(failed("read"))?
-        }
-        FileType::Symlink => links_differ(name, old, new).map_err(failed("read the link"))?,
-        FileType::CharacterDevice | FileType::BlockDevice => a.st_rdev != b.st_rdev,
-        _ => false,
+    let pair = Pair { path, name, old, new, format };
+    (found.content, found.attributes) = match kind {
+        FileType::RegularFile if a.st_size == b.st_size && a.st_size > 0 => pair.files()?,
+        FileType::RegularFile => (a.st_size != b.st_size, pair.attributes()?),
+        FileType::Directory => (false, pair.attributes()?),
+        FileType::Symlink => (pair.links()?, false),
+        FileType::CharacterDevice | FileType::BlockDevice => (a.st_rdev != b.st_rdev, false),
+        _ => (false, false),
     };
-    if matches!(kind, FileType::RegularFile | FileType::Directory) {
-        let attributes = |dir: &Dir| Attributes::of_name(dir.fd.as_fd(), name, format);
-        let (a, b) = (attributes(old.dir), attributes(new.dir));
-        let failed = failed("read the attributes of");
-        found.attributes = a.map_err(failed)? != b.map_err(failed)?;
-    }
     Ok(found)
+}
+
+/// Two files of the same name and type.
+struct Pair<'a> {
+    path: &'a [u8],
+    name: &'a [u8],
+    old: At<'a>,
+    new: At<'a>,
+    format: TreeFormat,
+}
+
+impl Pair<'_> {
+    fn failed(&self, action: &'static str) -> impl Fn(Errno) -> DiffError {
+        move |errno| DiffError::io(action, self.path, errno)
+    }
+
+    /// Whether the bytes of two regular files of the same size, and whether their attributes, differ. One that went away
+    /// differs.
+    fn files(&self) -> Result<(bool, bool), DiffError> {
+        let open = |dir: &Dir| match dir.open(self.name) {
+            Ok(fd) => Ok(Some(fd)),
+            Err(errno) if is_gone(errno) => Ok(None),
+            Err(errno) => Err(self.failed("open")(errno)),
+        };
+        let (Some(old), Some(new)) = (open(self.old.dir)?, open(self.new.dir)?) else {
+            return Ok((true, false));
+        };
+        let same =
+            content::same((&old, self.old.stat), (&new, self.new.stat)).map_err(self.failed("read"))?;
+        let attributes = |fd: &OwnedFd| {
+            Attributes::of_file(fd.as_fd(), self.format).map_err(self.failed("read the attributes of"))
+        };
+        Ok((!same, attributes(&old)? != attributes(&new)?))
+    }
+
+    fn attributes(&self) -> Result<bool, DiffError> {
+        let of = |dir: &Dir| {
+            Attributes::of_name(dir.fd.as_fd(), self.name, self.format)
+                .map_err(self.failed("read the attributes of"))
+        };
+        Ok(of(self.old.dir)? != of(self.new.dir)?)
+    }
+
+    fn links(&self) -> Result<bool, DiffError> {
+        let target = |dir: &Dir| match readlinkat(&dir.fd, self.name, Vec::new()) {
+            Ok(target) => Ok(Some(target)),
+            Err(errno) if is_gone(errno) || errno == Errno::INVAL => Ok(None),
+            Err(errno) => Err(self.failed("read the link")(errno)),
+        };
+        let (old, new) = (target(self.old.dir)?, target(self.new.dir)?);
+        Ok(old.is_none() || old != new)
+    }
 }
 
 /// In what a file differs from one of another name with the same content.
@@ -73,16 +119,6 @@ pub(super) fn renamed(old: &Node, new: &Node, attributes: bool) -> Differences {
         attributes,
         ..Differences::default()
     }
-}
-
-fn links_differ(name: &[u8], old: At<'_>, new: At<'_>) -> Result<bool, Errno> {
-    let target = |dir: &Dir| match readlinkat(&dir.fd, name, Vec::new()) {
-        Ok(target) => Ok(Some(target)),
-        Err(errno) if is_gone(errno) || errno == Errno::INVAL => Ok(None),
-        Err(errno) => Err(errno),
-    };
-    let (old, new) = (target(old.dir)?, target(new.dir)?);
-    Ok(old.is_none() || old != new)
 }
 
 /// The extended attributes of a file that a snapshot keeps, by name.

@@ -71,8 +71,9 @@ impl Layers {
         };
         let mark = |name| mark(&fd, name).map_err(|e| DiffError::io("look at", path, e));
         let own = mark(OPAQUE)?;
-        let (mut opaque, marked_files) = (own == Some(b'y'), own == Some(b'x'));
-        if self.format == TreeFormat::FuseOverlay {
+        // Of the root of a layer the overlay does not ask.
+        let (mut opaque, marked_files) = (own == Some(b'y') && !path.is_empty(), own == Some(b'x'));
+        if self.format == TreeFormat::FuseOverlay && !path.is_empty() {
             for name in FUSE_OPAQUE {
                 opaque |= mark(name)? == Some(b'y');
             }

@@ -2,13 +2,10 @@
 #![forbid(unsafe_code)]
 
 use std::cell::RefCell;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{SeekFrom, seek};
+use rustix::fs::{SeekFrom, Stat, seek};
 use rustix::io::{Errno, pread};
-
-use super::At;
-use crate::diff::layers::{Dir, is_gone};
 
 /// What is read of both files at once.
 const CHUNK: usize = 128 << 10;
@@ -17,20 +14,11 @@ thread_local! {
     static BUFFERS: RefCell<(Vec<u8>, Vec<u8>)> = const { RefCell::new((Vec::new(), Vec::new())) };
 }
 
-/// Whether two files of the same name and size are equal. One that went away or shrank is not.
-pub(super) fn equal(name: &[u8], old: At<'_>, new: At<'_>) -> Result<bool, Errno> {
-    let size = u64::try_from(new.stat.st_size).unwrap_or(0);
-    if size == 0 {
-        return Ok(true);
-    }
-    let open = |dir: &Dir| match dir.open(name) {
-        Ok(fd) => Ok(Some(fd)),
-        Err(errno) if is_gone(errno) => Ok(None),
-        Err(errno) => Err(errno),
-    };
-    let (Some(a), Some(b)) = (open(old.dir)?, open(new.dir)?) else { return Ok(false) };
-    let sparse = [old.stat, new.stat].iter().all(|stat| is_sparse(stat.st_blocks, size));
-    Same { a: a.as_fd(), b: b.as_fd(), size, sparse }.check()
+/// Whether two open files of the same size are equal.
+pub(super) fn same(old: (&OwnedFd, &Stat), new: (&OwnedFd, &Stat)) -> Result<bool, Errno> {
+    let size = u64::try_from(new.1.st_size).unwrap_or(0);
+    let sparse = [old.1, new.1].iter().all(|stat| is_sparse(stat.st_blocks, size));
+    Same { a: old.0.as_fd(), b: new.0.as_fd(), size, sparse }.check()
 }
 
 /// Only a file with fewer blocks than bytes can have holes.

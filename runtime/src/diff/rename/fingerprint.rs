@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::thread::ScopedJoinHandle;
 
-use rustix::fs::{FileType, fstat, readlinkat};
+use rustix::fs::readlinkat;
 use rustix::io::{Errno, pread};
 use sha2::{Digest as _, Sha256};
 
@@ -92,11 +92,6 @@ fn of_file(
     layers: &Layers,
     buffer: &mut [u8],
 ) -> Result<Option<Fingerprint>, Errno> {
-    let stat = fstat(fd)?;
-    let changed = u64::try_from(stat.st_size) != Ok(size);
-    if changed || FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Ok(None);
-    }
     let (mut digest, mut at) = (Sha256::new(), 0);
     let end = size.min(limit);
     while at < end {
@@ -108,6 +103,8 @@ fn of_file(
                 at += len as u64;
             }
             Err(Errno::INTR) => {}
+            // It is no file any more.
+            Err(Errno::SPIPE | Errno::ISDIR) => return Ok(None),
             Err(errno) => return Err(errno),
         }
     }

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use serde_json::{Value, json};
-use vesselrt::{Change, Content, Contents, FileType};
+use vesselrt::{Change, ChangeKind, Content, Contents, Differences, FileType};
 
 use super::listing::shown;
 use super::text::{Lines, is_text};
@@ -20,11 +20,12 @@ pub(super) struct Row {
     lines: Option<(usize, usize)>,
 }
 
-/// The row of a change; `None` for what has no content.
+/// The row of a change; `None` for what has no content, and where only the time or attributes differ.
 pub(super) fn row(change: &Change, contents: &Contents) -> Option<Row> {
     let has_content = |file_type| matches!(file_type, FileType::File | FileType::Symlink);
     let mut files = change.old.iter().chain(&change.new);
-    if !files.any(|file| has_content(file.file_type)) {
+    let told = Differences { mtime: false, attributes: false, owner: false, ..change.differences };
+    if !files.any(|file| has_content(file.file_type)) || change.kind == ChangeKind::Modified && !told.any() {
         return None;
     }
     let bytes = |content: &Content| match content {
