@@ -160,6 +160,8 @@ async fn dispatch(verb: Verb, context: &Context) -> Outcome<ExitCode> {
         Verb::Stop(args) => session::stop(args, context).await?,
         Verb::Cp(args) => cp::run(args, context).await?,
         Verb::Fs(verb) => fs::run(verb, context).await?,
+        // It has an exit code of its own.
+        Verb::Snapshot(snapshot::Verb::Diff(args)) => return snapshot::diff::run(args, context).await,
         Verb::Snapshot(verb) => snapshot::run(verb, context).await?,
         Verb::Du(args) => du::du(&args, context).await?,
         Verb::Gc(args) => du::gc(&args, context).await?,

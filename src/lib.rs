@@ -55,6 +55,9 @@ pub use manager::save::SaveFormat;
 pub use manager::usage::{DiskUsage, SnapshotUsage, UsageTotal, VesselUsage};
 pub use manager::{Manager, VesselStatus};
 pub use vessel::Vessel;
+pub use vessel::diff::{
+    Change, ChangeKind, ChangedFile, Content, Contents, Diff, DiffOptions, DiffPoint, Differences,
+};
 pub use vessel::exec::{ExecOptions, ExecResult, TIMEOUT_EXIT_CODE};
 pub use vessel::file::{File, OpenOptions};
 pub use vessel::files::{DirEntry, FileInfo, FileType};

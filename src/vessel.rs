@@ -15,6 +15,7 @@
 //! has a connection of its own while it lasts, so operations of one vessel run side by side.
 #![forbid(unsafe_code)]
 
+pub(crate) mod diff;
 pub(crate) mod exec;
 pub(crate) mod file;
 pub(crate) mod files;
@@ -38,6 +39,7 @@ use crate::error::Result;
 use crate::manager::{ManagerInner, cat};
 use crate::offload::detached;
 use crate::state::ImageDefaults;
+use diff::{Change, Contents, Diff, DiffOptions};
 use exec::{ExecOptions, ExecResult};
 use file::{File, OpenOptions};
 use files::{DirEntry, FileInfo};
@@ -262,6 +264,28 @@ impl Vessel {
     /// Those of the storage.
     pub async fn list_snapshots(&self) -> Result<Vec<SnapshotManifest>> {
         Ok(self.inner.reload().await?.named_snapshots())
+    }
+
+    /// What differs between two states: the image, snapshots, the vessel as it is now. Commands may run meanwhile; what
+    /// they change then may be told or not.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound) "snapshot not found: …"; [`Conflict`](crate::ErrorKind::Conflict) while
+    /// another operation changes the snapshots for longer than the configured time;
+    /// [`LimitExceeded`](crate::ErrorKind::LimitExceeded) when more than two million paths differ.
+    pub async fn diff(&self, options: DiffOptions) -> Result<Diff> {
+        let inner = Arc::clone(&self.inner);
+        detached(async move { diff::diff(&inner, options).await }).await
+    }
+
+    /// What some changes of a [`Self::diff`] have in them, on both sides, up to `limit` bytes each. All of it is held in
+    /// memory: ask for many changes in parts.
+    ///
+    /// # Errors
+    /// [`Conflict`](crate::ErrorKind::Conflict) when the layers that were compared are not those of the vessel any more;
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) for changes of another comparison.
+    pub async fn read_changes(&self, diff: &Diff, changes: &[Change], limit: u64) -> Result<Vec<Contents>> {
+        diff::read(&self.inner, diff, changes, limit).await
     }
 
     /// Replaces the labels of the vessel.

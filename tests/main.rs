@@ -29,6 +29,7 @@ mod blocking;
 mod commit;
 mod concurrency;
 mod crash;
+mod diff;
 mod exec;
 mod faults;
 mod files;

@@ -44,7 +44,7 @@ pub mod snapshot;
 mod stream;
 pub mod tar;
 pub mod unpack;
-mod xattr;
+pub(crate) mod xattr;
 
 #[cfg(test)]
 mod tests;

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use jobs::summary;
 
 pub use crate::layer::{Compression, Node, TreeFormat};
+use crate::diff::{Comparison, Content, DiffRequest, ReadRequest};
 use crate::shim::client::CallError;
 use crate::shim::protocol::Packed;
 use crate::shim::wire;
@@ -92,6 +93,11 @@ pub enum Job {
         /// Name of the entry; no slash.
         name: String,
     },
+    /// Compares two stacks of layers. Descriptors: the directories of image layers, of sealed layers, and of the vessel.
+    /// Output: [`JobDone::Compared`].
+    Diff(DiffRequest),
+    /// Reads files of layers. Descriptors: those of [`Job::Diff`]. Output: [`JobDone::Contents`].
+    ReadFiles(ReadRequest),
 }
 
 /// What a worker did.
@@ -127,6 +133,10 @@ pub enum JobDone {
     Copied(u64),
     /// It is gone.
     Removed,
+    /// What differs.
+    Compared(Comparison),
+    /// The content of each file.
+    Contents(Vec<Content>),
 }
 
 /// A message of a worker.

@@ -11,6 +11,7 @@ use vesselrt_storage::{SnapshotManifest, VesselManifest};
 
 use super::{File, Shared};
 use crate::error::Result;
+use crate::vessel::diff::{Change, Contents, Diff, DiffOptions};
 use crate::vessel::exec::{ExecOptions, ExecResult};
 use crate::vessel::file::OpenOptions;
 use crate::vessel::files::{DirEntry, FileInfo};
@@ -225,6 +226,22 @@ impl Vessel {
     /// As there.
     pub fn list_snapshots(&self) -> Result<Vec<SnapshotManifest>> {
         self.runtime.run(self.inner.list_snapshots())
+    }
+
+    /// See [`crate::Vessel::diff`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn diff(&self, options: DiffOptions) -> Result<Diff> {
+        self.runtime.run(self.inner.diff(options))
+    }
+
+    /// See [`crate::Vessel::read_changes`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read_changes(&self, diff: &Diff, changes: &[Change], limit: u64) -> Result<Vec<Contents>> {
+        self.runtime.run(self.inner.read_changes(diff, changes, limit))
     }
 
     /// See [`crate::Vessel::set_labels`].

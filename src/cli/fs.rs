@@ -1,7 +1,7 @@
 //! `fs cat|write|ls|stat|mkdir|rm|mv`: files of a vessel from outside.
 #![forbid(unsafe_code)]
 
-mod show;
+pub(super) mod show;
 
 use std::ffi::OsString;
 use std::io::Read;

@@ -1,4 +1,4 @@
-//! `snapshot create|ls|restore|rm|prune|label|push|pull`.
+//! The verbs of snapshots.
 #![forbid(unsafe_code)]
 
 mod label;
@@ -7,6 +7,8 @@ mod rm;
 mod tree;
 
 mod cat;
+
+pub(super) mod diff;
 
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -26,6 +28,8 @@ pub(super) enum Verb {
     /// List the snapshots of a vessel
     #[command(visible_alias = "list")]
     Ls(Ls),
+    /// Show what differs between snapshots, or since the last one
+    Diff(diff::Diff),
     /// Go back to a snapshot; what changed since is thrown away
     Restore(Which),
     /// Remove a snapshot, with those that are based on it or without
@@ -117,6 +121,7 @@ pub(super) async fn run(verb: Verb, context: &Context) -> Outcome {
     match verb {
         Verb::Create(args) => create(&args, context).await,
         Verb::Ls(args) => ls(&args, context).await,
+        Verb::Diff(args) => diff::run(args, context).await.map(drop),
         Verb::Restore(args) => restore(args, context).await,
         Verb::Rm(args) => rm::rm(args, context).await,
         Verb::Prune(args) => prune::prune(args, context).await,

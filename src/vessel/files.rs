@@ -44,7 +44,7 @@ pub enum FileType {
 }
 
 impl FileType {
-    fn of(mode: u32) -> Self {
+    pub(super) fn of(mode: u32) -> Self {
         match rustix::fs::FileType::from_raw_mode(mode) {
             rustix::fs::FileType::RegularFile => Self::File,
             rustix::fs::FileType::Directory => Self::Directory,
@@ -129,7 +129,7 @@ pub struct DirEntry {
 }
 
 /// Any `time_t` that [`SystemTime`] can express; those that it cannot are 1970.
-fn time_of((seconds, nanos): (i64, u32)) -> SystemTime {
+pub(super) fn time_of((seconds, nanos): (i64, u32)) -> SystemTime {
     let whole = Duration::from_secs(seconds.unsigned_abs());
     let base = if seconds < 0 {
         SystemTime::UNIX_EPOCH.checked_sub(whole)

@@ -11,6 +11,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::squeeze::Squeeze;
 use super::{Job, JobDone, Message};
+use crate::diff;
 use crate::layer::{
     self, BlobSource, Compression, Dialect, IdPolicy, PackError, PackOptions, TreeFormat, UnpackOptions,
     Warning, WarningKind, Warnings,
@@ -89,6 +90,12 @@ pub(super) fn run(job: Job, fds: Vec<OwnedFd>, socket: &UnixStream) -> Result<Jo
                 .map(|()| JobDone::Removed)
                 .map_err(|e| Fault::io(format!("remove {name:?}"), &e))
         }
+        Job::Diff(request) => diff::compare(&exactly(fds)?, &request)
+            .map(JobDone::Compared)
+            .map_err(|e| e.fault("compare two states of the vessel")),
+        Job::ReadFiles(request) => diff::read(&exactly(fds)?, &request)
+            .map(JobDone::Contents)
+            .map_err(|e| e.fault("read what was compared")),
     }
 }
 

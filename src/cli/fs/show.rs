@@ -76,7 +76,7 @@ pub(super) fn json(name: &OsStr, info: &FileInfo) -> Value {
     Value::Object(value)
 }
 
-fn put_name(value: &mut Map<String, Value>, key: &str, name: &OsStr) {
+pub(in crate::cli) fn put_name(value: &mut Map<String, Value>, key: &str, name: &OsStr) {
     value.insert(key.to_owned(), json!(name.to_string_lossy()));
     if name.to_str().is_none() {
         let hex = name.as_bytes().iter().fold(String::new(), |mut hex, byte| {
@@ -88,7 +88,7 @@ fn put_name(value: &mut Map<String, Value>, key: &str, name: &OsStr) {
     }
 }
 
-fn type_name(file_type: FileType) -> &'static str {
+pub(in crate::cli) fn type_name(file_type: FileType) -> &'static str {
     match file_type {
         FileType::File => "file",
         FileType::Directory => "directory",
@@ -102,7 +102,12 @@ fn type_name(file_type: FileType) -> &'static str {
 }
 
 fn full_mode(info: &FileInfo) -> u32 {
-    let bits = match info.file_type {
+    type_bits(info.file_type) | info.mode
+}
+
+/// The type as `st_mode` has it.
+pub(in crate::cli) fn type_bits(file_type: FileType) -> u32 {
+    match file_type {
         FileType::File => 0o100_000,
         FileType::Directory => 0o040_000,
         FileType::Symlink => 0o120_000,
@@ -111,12 +116,11 @@ fn full_mode(info: &FileInfo) -> u32 {
         FileType::CharDevice => 0o020_000,
         FileType::BlockDevice => 0o060_000,
         _ => 0,
-    };
-    bits | info.mode
+    }
 }
 
 /// RFC 3339; `None` for a time beyond the year 9999 or before -9999, which a vessel may set.
-fn time_text(time: SystemTime) -> Option<String> {
+pub(in crate::cli) fn time_text(time: SystemTime) -> Option<String> {
     let nanos = match time.duration_since(UNIX_EPOCH) {
         Ok(after) => i128::try_from(after.as_nanos()).ok()?,
         Err(before) => -i128::try_from(before.duration().as_nanos()).ok()?,
