@@ -2,7 +2,9 @@
 #![forbid(unsafe_code)]
 
 use serde_json::{Value, json};
-use vesselrt::{CommitOptions, ErrorKind, ExecOptions, ImageRecord, LayerCompression, Manager, Vessel};
+use vesselrt::{
+    CommitOptions, ErrorKind, ExecOptions, ImageRecord, LayerCompression, Manager, OverlayDriver, Vessel,
+};
 
 use crate::testkit::image::{self, BASE};
 use crate::testkit::{Cap, Store, fails, fails_with, need, sh, tests, tests_on_each_driver, tree};
@@ -10,11 +12,10 @@ use crate::testkit::{Cap, Store, fails, fails_with, need, sh, tests, tests_on_ea
 tests_on_each_driver!(
     a_commit_has_a_layer_for_each_snapshot_and_one_of_what_is_in_none,
     committing_again_gives_the_same_digests,
+    a_committed_image_has_the_tree_of_the_vessel,
 );
 
 tests!(
-    // Not on fuse-overlayfs: there the listings differ, and why is not known yet.
-    a_committed_image_has_the_tree_of_the_vessel,
     a_commit_of_a_snapshot_leaves_out_what_came_later,
     what_is_only_an_archive_gives_the_same_layers,
     the_configuration_is_carried_over_and_changed,
@@ -89,10 +90,22 @@ async fn a_committed_image_has_the_tree_of_the_vessel(store: &Store) {
         let dir = format!("/{dir}");
         let (ours, expected) =
             (tree::inside(&copy, &dir, false).await, tree::inside(&vessel, &dir, false).await);
-        assert_eq!(ours, expected, "{dir}");
+        if store.driver() == OverlayDriver::Fuse {
+            assert_eq!(without_links(&ours), without_links(&expected), "{dir}");
+        } else {
+            assert_eq!(ours, expected, "{dir}");
+        }
     }
     copy.close().await.unwrap();
     vessel.close().await.unwrap();
+}
+
+/// A listing without what says which names are one file. fuse-overlayfs (1.10) copies one name of a linked lower file up
+/// as a file of its own as soon as another name is unlinked, and goes on to show both with the inode of the lower file and
+/// its number of links, mounted anew too: what is on the disk, and so in the image, are two files.
+fn without_links(list: &str) -> String {
+    let (names, _groups) = list.split_once("== hard links").expect("it has that part");
+    names.replace(" links\n", "\n")
 }
 
 async fn committing_again_gives_the_same_digests(store: &Store) {
