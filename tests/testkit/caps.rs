@@ -35,6 +35,8 @@ pub(crate) enum Cap {
     Perl,
     /// docker-registry.
     Registry,
+    /// openssl.
+    OpenSsl,
 }
 
 /// Whether the machine has all of it. Says what is missing, and panics about it where nothing may be missing.
@@ -51,7 +53,7 @@ pub(crate) fn need(caps: &[Cap]) -> bool {
 impl Cap {
     /// Whether the machine has it.
     pub(crate) fn is_there(self) -> bool {
-        static KNOWN: [OnceLock<bool>; 13] = [const { OnceLock::new() }; 13];
+        static KNOWN: [OnceLock<bool>; 14] = [const { OnceLock::new() }; 14];
         *KNOWN[self as usize].get_or_init(|| self.probe())
     }
 
@@ -75,6 +77,7 @@ impl Cap {
             Self::Umoci => which("umoci").is_some(),
             Self::Root => !super::unprivileged(),
             Self::Registry => which("docker-registry").is_some(),
+            Self::OpenSsl => which("openssl").is_some(),
         }
     }
 }
