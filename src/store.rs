@@ -8,6 +8,7 @@
 //!   images/                       content store, an OCI layout
 //!     layers/CHAIN/fs             an image layer, unpacked once, never changed
 //!     layers/.lock-CHAIN          whoever unpacks it
+//!     packed/SNAPSHOT.gzip        which blob the layer of a snapshot became when it was committed
 //!   layers/SNAPSHOT/fs            a sealed snapshot layer; can be had again from its archive
 //!   vessels/ID/
 //!     lock                        held by the shim as long as it lives

@@ -8,6 +8,7 @@
 mod change;
 mod config;
 mod layers;
+mod packed;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -278,8 +279,18 @@ struct Packer {
 
 impl Packer {
     async fn snapshot(&mut self, snapshot: &SnapshotManifest, kernel: bool) -> Result<Packed> {
+        let (own, known, compression) = (Arc::clone(&self.manager), snapshot.clone(), self.compression);
+        if let Some(packed) = blocking(move || own.packed_before(&known, compression)).await? {
+            return Ok(packed);
+        }
         let source = layers::source(&self.manager, snapshot, kernel).await?;
-        self.pack(source, TreeFormat::Overlay).await
+        let packed = self.pack(source, TreeFormat::Overlay).await?;
+        let (own, made) = (Arc::clone(&self.manager), snapshot.clone());
+        blocking(move || {
+            own.remember_packed(&made, compression, &packed)?;
+            Ok(packed)
+        })
+        .await
     }
 
     async fn pack(&mut self, source: Source, format: TreeFormat) -> Result<Packed> {

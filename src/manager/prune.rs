@@ -138,6 +138,7 @@ impl ManagerInner {
         let pruned = pruned.map_err(|e| Error::storage("failed to remove what no image has", e))?;
         (report.blobs, report.bytes) = (pruned.blobs, pruned.bytes);
         report.layers = self.discard_unused_layers(&keep)?;
+        self.forget_packed(vessels)?;
         Ok(report)
     }
 

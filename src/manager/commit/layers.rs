@@ -101,7 +101,7 @@ pub(super) fn pack(
     };
     let diff_id = Digest::parse(&format!("sha256:{}", packed.sha256))
         .map_err(|e| Error::internal("the worker gave a malformed digest").with_source(e))?;
-    let descriptor = Descriptor::new(media_type::oci_layer(compression.of_storage()), digest, size);
+    let descriptor = Descriptor::new(compression.media_type(), digest, size);
     Ok(Packed { descriptor, diff_id, entries: packed.entries, skipped: packed.skipped })
 }
 
@@ -131,6 +131,11 @@ impl LayerCompression {
             Self::Gzip => Compression::Gzip,
             Self::Zstd => Compression::Zstd,
         }
+    }
+
+    /// Of a layer that is compressed like this.
+    pub(super) fn media_type(self) -> &'static str {
+        media_type::oci_layer(self.of_storage())
     }
 
     fn of_storage(self) -> compression::Compression {
