@@ -6,6 +6,7 @@ pub(crate) mod create;
 mod delete;
 pub(crate) mod history;
 pub(crate) mod images;
+mod import;
 mod layers;
 pub(crate) mod open;
 mod parts;
