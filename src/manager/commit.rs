@@ -355,8 +355,9 @@ fn put_image(
     let about = About { work_dir, created, options };
     let config = config::configuration(&base_config, base.layers.len(), made, &about)?;
     let config = put(manager, media_type::OCI_CONFIG, &config)?;
-    let own = made.iter().map(|layer| layer.descriptor.clone());
-    let layers: Vec<Descriptor> = base.layers.iter().map(layers::of_base).chain(own).collect();
+    let own = made.iter().map(|layer| Ok(layer.descriptor.clone()));
+    let base_layers = base.layers.iter().map(|layer| layers::of_base(manager, layer));
+    let layers: Vec<Descriptor> = base_layers.chain(own).collect::<Result<_>>()?;
     let digest = base.manifest_digest.to_string();
     let manifest = config::manifest(&config, &layers, (base_ref, &digest), created)?;
     put(manager, media_type::OCI_MANIFEST, &manifest)
