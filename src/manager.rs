@@ -8,6 +8,7 @@ mod delete;
 pub(crate) mod fork;
 pub(crate) mod history;
 pub(crate) mod images;
+mod import;
 mod layers;
 pub(crate) mod open;
 mod parts;

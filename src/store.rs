@@ -8,6 +8,7 @@
 //!   images/                       content store, an OCI layout
 //!     layers/CHAIN/fs             an image layer, unpacked once, never changed
 //!     layers/.lock-CHAIN          whoever unpacks it
+//!     packed/SNAPSHOT.gzip        which blob the layer of a snapshot became when it was committed
 //!   layers/SNAPSHOT/fs            a sealed snapshot layer; can be had again from its archive
 //!   layers.lock                   shared: layers get another vessel; exclusive: layers are removed
 //!   layers.unchecked              there while layers may have lost their last vessel

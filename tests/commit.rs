@@ -2,7 +2,9 @@
 #![forbid(unsafe_code)]
 
 use serde_json::{Value, json};
-use vesselrt::{CommitOptions, ErrorKind, ExecOptions, ImageRecord, LayerCompression, Manager, Vessel};
+use vesselrt::{
+    CommitOptions, ErrorKind, ExecOptions, ImageRecord, LayerCompression, Manager, OverlayDriver, Vessel,
+};
 
 use crate::testkit::image::{self, BASE};
 use crate::testkit::{Cap, Store, fails, fails_with, need, sh, tests, tests_on_each_driver, tree};
@@ -10,11 +12,10 @@ use crate::testkit::{Cap, Store, fails, fails_with, need, sh, tests, tests_on_ea
 tests_on_each_driver!(
     a_commit_has_a_layer_for_each_snapshot_and_one_of_what_is_in_none,
     committing_again_gives_the_same_digests,
+    a_committed_image_has_the_tree_of_the_vessel,
 );
 
 tests!(
-    // Not on fuse-overlayfs: there the listings differ, and why is not known yet.
-    a_committed_image_has_the_tree_of_the_vessel,
     a_commit_of_a_snapshot_leaves_out_what_came_later,
     what_is_only_an_archive_gives_the_same_layers,
     the_configuration_is_carried_over_and_changed,
@@ -25,6 +26,8 @@ tests!(
     attributes_and_capabilities_are_in_the_image,
     the_base_may_lose_its_name_and_the_vessel_still_be_committed,
     the_command_line_commits_and_shows_the_history,
+    a_snapshot_is_packed_once_for_all_commits,
+    what_is_remembered_of_a_layer_is_believed_only_if_it_can_be_true,
 );
 
 pub(crate) async fn commit(manager: &Manager, vessel: &str, options: CommitOptions) -> ImageRecord {
@@ -89,10 +92,22 @@ async fn a_committed_image_has_the_tree_of_the_vessel(store: &Store) {
         let dir = format!("/{dir}");
         let (ours, expected) =
             (tree::inside(&copy, &dir, false).await, tree::inside(&vessel, &dir, false).await);
-        assert_eq!(ours, expected, "{dir}");
+        if store.driver() == OverlayDriver::Fuse {
+            assert_eq!(without_links(&ours), without_links(&expected), "{dir}");
+        } else {
+            assert_eq!(ours, expected, "{dir}");
+        }
     }
     copy.close().await.unwrap();
     vessel.close().await.unwrap();
+}
+
+/// A listing without what says which names are one file. fuse-overlayfs (1.10) copies one name of a linked lower file up
+/// as a file of its own as soon as another name is unlinked, and goes on to show both with the inode of the lower file and
+/// its number of links, mounted anew too: what is on the disk, and so in the image, are two files.
+fn without_links(list: &str) -> String {
+    let (names, _groups) = list.split_once("== hard links").expect("it has that part");
+    names.replace(" links\n", "\n")
 }
 
 async fn committing_again_gives_the_same_digests(store: &Store) {
@@ -100,6 +115,8 @@ async fn committing_again_gives_the_same_digests(store: &Store) {
     let first = commit(&manager, vessel.id(), CommitOptions::new("made:1")).await;
     vessel.close().await.unwrap();
     tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    // It is packed again, and not only remembered.
+    crate::testkit::store::remove(&store.root().join("images/packed")).unwrap();
     let second = commit(&manager, vessel.id(), CommitOptions::new("made:2")).await;
     assert_eq!(first.manifest_digest, second.manifest_digest);
     assert_eq!(first.config_digest, second.config_digest);
@@ -123,7 +140,7 @@ async fn what_is_only_an_archive_gives_the_same_layers(store: &Store) {
     let sealed = commit(&manager, vessel.id(), options("made:1")).await;
     vessel.close().await.unwrap();
     manager.close().await.unwrap();
-    for name in ["layers", "vessels"] {
+    for name in ["layers", "vessels", "images/packed"] {
         crate::testkit::store::remove(&store.root().join(name)).unwrap();
     }
     let manager = store.manager().await;
@@ -281,4 +298,70 @@ async fn the_command_line_commits_and_shows_the_history(store: &Store) {
     let gone = run(&["image", "prune", "--all"]);
     assert_eq!(gone, "docker.io/library/made:1\ndocker.io/library/other:latest\n");
     assert_eq!(run(&["-q", "image", "ls"]), format!("{BASE}\n"));
+}
+
+/// The records of packed layers.
+fn remembered(store: &Store) -> Vec<std::path::PathBuf> {
+    crate::testkit::leftovers::entries(&store.root().join("images/packed"))
+}
+
+async fn a_snapshot_is_packed_once_for_all_commits(store: &Store) {
+    let (manager, vessel) = lived_in(store).await;
+    let snapshots = vessel.list_snapshots().await.unwrap();
+    vessel.close().await.unwrap();
+    let last = &snapshots[1].id;
+    let options = |name: &str| CommitOptions::new(name).snapshot(last);
+    let first = commit(&manager, vessel.id(), options("made:1")).await;
+    assert_eq!(remembered(store).len(), 2);
+    // Neither layers nor archives are there to be packed again.
+    for snapshot in &snapshots {
+        crate::testkit::store::remove(&store.root().join("layers").join(&snapshot.id)).unwrap();
+        let archive = format!("data/vessels/{}/snapshots/{}.tar.zst", vessel.id(), snapshot.id);
+        std::fs::remove_file(store.root().join(archive)).unwrap();
+    }
+    let second = commit(&manager, vessel.id(), options("made:2")).await;
+    assert_eq!(first.manifest_digest, second.manifest_digest);
+    // Compressed in another way they are other blobs.
+    let other = options("made:3").compression(LayerCompression::Zstd);
+    fails(manager.commit_vessel(vessel.id(), other, |_| {}).await, &ErrorKind::NotFound);
+    // A blob that no image has is pruned, and nobody remembers it.
+    for name in ["made:1", "made:2"] {
+        manager.remove_image(name).await.unwrap();
+    }
+    manager.prune_images(false).await.unwrap();
+    assert!(remembered(store).is_empty());
+    fails(manager.commit_vessel(vessel.id(), options("made:4"), |_| {}).await, &ErrorKind::NotFound);
+}
+
+async fn what_is_remembered_of_a_layer_is_believed_only_if_it_can_be_true(store: &Store) {
+    let (manager, vessel) = lived_in(store).await;
+    let last = vessel.list_snapshots().await.unwrap()[1].id.clone();
+    vessel.close().await.unwrap();
+    let options = || CommitOptions::new("made").snapshot(&last);
+    let digest = commit(&manager, vessel.id(), options()).await.manifest_digest;
+    let records = remembered(store);
+    let good: Vec<Vec<u8>> = records.iter().map(|path| std::fs::read(path).unwrap()).collect();
+    let wrong = |key: &str, value: Value| {
+        let mut record: Value = serde_json::from_slice(&good[0]).unwrap();
+        assert!(record.get(key).is_some(), "{record}");
+        record[key] = value;
+        record.to_string().into_bytes()
+    };
+    // The other snapshot's blob would be a valid one, but of another archive.
+    for bytes in [
+        b"".to_vec(),
+        b"{".to_vec(),
+        good[1].clone(),
+        wrong("size", json!(17)),
+        wrong("checksum", json!("sha256:00")),
+        wrong("digest", json!(format!("sha256:{}", "0".repeat(64)))),
+        vec![b' '; 2 << 20],
+    ] {
+        std::fs::write(&records[0], bytes).unwrap();
+        assert_eq!(commit(&manager, vessel.id(), options()).await.manifest_digest, digest);
+        assert_eq!(std::fs::read(&records[0]).unwrap(), good[0], "it is written anew");
+    }
+    manager.delete_vessel(vessel.id()).await.unwrap();
+    manager.collect_garbage().await.unwrap();
+    assert!(remembered(store).is_empty());
 }

@@ -3,6 +3,7 @@
 
 mod corrupt;
 mod debian;
+mod labels;
 mod layers;
 
 use std::io::Write;

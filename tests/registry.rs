@@ -1,10 +1,12 @@
 //! Images and histories to a real registry and back.
 #![forbid(unsafe_code)]
 
+mod committed;
 mod disturbed;
 mod histories;
+mod trees;
 
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
@@ -16,13 +18,13 @@ use vesselrt::{
 
 use crate::commit::{LIVED_IN, commit, lived_in};
 use crate::testkit::image::{self, BASE};
+use crate::testkit::podman::Podman;
 use crate::testkit::registry::{PASSWORD, Registry, USER};
-use crate::testkit::tools::{podman, tool, umoci_unpack};
+use crate::testkit::tools::tool;
 use crate::testkit::{Cap, Store, fails, fails_with, need, sh, tests, tree};
 
 tests!(
     a_pushed_commit_has_the_same_tree_elsewhere,
-    podman_and_umoci_find_the_tree_of_the_vessel,
     a_second_push_sends_nothing_and_a_change_sends_its_layer,
     a_second_pull_asks_once,
     blobs_are_taken_over_from_other_repositories,
@@ -84,29 +86,6 @@ async fn a_pushed_commit_has_the_same_tree_elsewhere(store: &Store) {
     copy.close().await.unwrap();
     vessel.close().await.unwrap();
     there.close().await.unwrap();
-}
-
-async fn podman_and_umoci_find_the_tree_of_the_vessel(store: &Store) {
-    if !need(&[Cap::Registry, Cap::Podman, Cap::Umoci, Cap::Skopeo, Cap::Root]) {
-        return;
-    }
-    let registry = Registry::open(store);
-    let (here, vessel) = vessel(store).await;
-    let name = registry.reference("team/made:1");
-    commit(&here, vessel.id(), CommitOptions::new(&name)).await;
-    here.push_image(&name, None, |_| {}).await.unwrap();
-    podman(store, &["pull", "--tls-verify=false", &name]);
-    let mounted = podman(store, &["image", "mount", &name]);
-    let source = format!("docker://{name}");
-    let inspected = tool(store, "skopeo", &["inspect", "--tls-verify=false", &source]);
-    assert_eq!(serde_json::from_str::<Value>(&inspected).unwrap()["Layers"].as_array().unwrap().len(), 4);
-    tool(store, "skopeo", &["--insecure-policy", "copy", "--src-tls-verify=false", &source, "oci:copied:1"]);
-    let unpacked = umoci_unpack(store, &store.beside("copied"), "1");
-    for root in [std::path::Path::new(mounted.trim()), &unpacked] {
-        crate::save::assert_same(&vessel, root).await;
-    }
-    podman(store, &["image", "umount", "--all"]);
-    vessel.close().await.unwrap();
 }
 
 async fn a_second_push_sends_nothing_and_a_change_sends_its_layer(store: &Store) {
@@ -209,15 +188,15 @@ async fn images_of_other_tools_are_pulled_as_podman_sees_them(store: &Store) {
         tool(store, "skopeo", &[&args[..], &compress].concat());
         there.pull_image(PullOptions::new(&name), |_| {}).await.unwrap();
         let ours = there.create_vessel(&name, "").await.unwrap();
-        podman(store, &["pull", "--tls-verify=false", &name]);
-        let theirs = podman(store, &["image", "mount", &name]);
+        Podman::new(store).call(&["pull", "--tls-verify=false", &name]);
+        let theirs = Podman::new(store).call(&["image", "mount", &name]);
         for dir in ["srv", "home", "bin", "root"] {
             // An overlay counts names that a higher layer deleted; which are one file is listed at the end.
             let plain = |list: String| list.replace(" links\n", "\n");
             let listed = plain(tree::outside(&std::path::Path::new(theirs.trim()).join(dir), false));
             assert_eq!(plain(tree::inside(&ours, &format!("/{dir}"), false).await), listed, "{tag} {dir}");
         }
-        podman(store, &["image", "umount", "--all"]);
+        Podman::new(store).call(&["image", "umount", "--all"]);
         ours.close().await.unwrap();
     }
     there.close().await.unwrap();
@@ -305,6 +284,15 @@ async fn an_unknown_image_and_a_registry_that_is_gone_are_told_apart(store: &Sto
     fails(manager.push_image("none", None, |_| {}).await, &ErrorKind::NotFound);
 }
 
+/// `vesselrt login` with a password.
+pub(crate) fn login(store: &Store, registry: &Registry, password: &str) -> Output {
+    let mut command = store.cli(&["login", &registry.host(), "-u", USER, "--password-stdin"]);
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), password.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
 async fn a_registry_with_passwords_wants_a_login(store: &Store) {
     if !need(&[Cap::Registry]) {
         return;
@@ -315,16 +303,8 @@ async fn a_registry_with_passwords_wants_a_login(store: &Store) {
     let name = registry.reference("base:1");
     let denied = fails(here.push_image(BASE, Some(&name), |_| {}).await, &ErrorKind::PermissionDenied);
     assert_eq!(denied.remedy(), Some(format!("vesselrt login {}", registry.host()).as_str()));
-    let login = |password: &str| {
-        let host = registry.host();
-        let mut command = store.cli(&["login", &host, "-u", USER, "--password-stdin"]);
-        let mut child =
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        std::io::Write::write_all(&mut child.stdin.take().unwrap(), password.as_bytes()).unwrap();
-        child.wait_with_output().unwrap()
-    };
-    assert_eq!(login("wrong").status.code(), Some(125));
-    let accepted = login(&format!("{PASSWORD}\n"));
+    assert_eq!(login(store, &registry, "wrong").status.code(), Some(125));
+    let accepted = login(store, &registry, &format!("{PASSWORD}\n"));
     assert!(accepted.status.success(), "{accepted:?}");
     assert!(!format!("{accepted:?}").contains(PASSWORD));
     let pushed = store.cli(&["push", BASE, &name]).output().unwrap();

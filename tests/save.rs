@@ -9,7 +9,8 @@ use vesselrt::{CommitOptions, ErrorKind, Manager, SaveFormat, Vessel};
 
 use crate::commit::{LIVED_IN, commit, lived_in};
 use crate::testkit::image::BASE;
-use crate::testkit::tools::{podman, tool, umoci_unpack};
+use crate::testkit::podman::Podman;
+use crate::testkit::tools::{tool, umoci_unpack};
 use crate::testkit::{Cap, Store, fails, need, tests, tree};
 
 tests!(
@@ -120,11 +121,11 @@ async fn podman_loads_the_tree_of_the_vessel(store: &Store) {
     let (manager, vessel) = made(store).await;
     for (name, format) in ARCHIVES {
         manager.save_image("localhost/made:1", format, store.beside(name)).await.unwrap();
-        podman(store, &["load", "-i", store.beside(name).to_str().unwrap()]);
-        let rootfs = podman(store, &["image", "mount", "localhost/made:1"]);
+        Podman::new(store).call(&["load", "-i", store.beside(name).to_str().unwrap()]);
+        let rootfs = Podman::new(store).call(&["image", "mount", "localhost/made:1"]);
         assert_same(&vessel, Path::new(rootfs.trim())).await;
-        podman(store, &["image", "umount", "--all"]);
-        podman(store, &["rmi", "--force", "localhost/made:1"]);
+        Podman::new(store).call(&["image", "umount", "--all"]);
+        Podman::new(store).call(&["rmi", "--force", "localhost/made:1"]);
     }
     vessel.close().await.unwrap();
 }

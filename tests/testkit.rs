@@ -7,6 +7,8 @@ pub(crate) mod commands;
 pub(crate) mod faulty;
 pub(crate) mod image;
 pub(crate) mod leftovers;
+pub(crate) mod listing;
+pub(crate) mod podman;
 pub(crate) mod random;
 pub(crate) mod registry;
 pub(crate) mod store;

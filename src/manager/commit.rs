@@ -8,6 +8,7 @@
 mod change;
 mod config;
 mod layers;
+mod packed;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -278,8 +279,18 @@ struct Packer {
 
 impl Packer {
     async fn snapshot(&mut self, snapshot: &SnapshotManifest, kernel: bool) -> Result<Packed> {
+        let (own, known, compression) = (Arc::clone(&self.manager), snapshot.clone(), self.compression);
+        if let Some(packed) = blocking(move || own.packed_before(&known, compression)).await? {
+            return Ok(packed);
+        }
         let source = layers::source(&self.manager, snapshot, kernel).await?;
-        self.pack(source, TreeFormat::Overlay).await
+        let packed = self.pack(source, TreeFormat::Overlay).await?;
+        let (own, made) = (Arc::clone(&self.manager), snapshot.clone());
+        blocking(move || {
+            own.remember_packed(&made, compression, &packed)?;
+            Ok(packed)
+        })
+        .await
     }
 
     async fn pack(&mut self, source: Source, format: TreeFormat) -> Result<Packed> {
@@ -344,8 +355,9 @@ fn put_image(
     let about = About { work_dir, created, options };
     let config = config::configuration(&base_config, base.layers.len(), made, &about)?;
     let config = put(manager, media_type::OCI_CONFIG, &config)?;
-    let own = made.iter().map(|layer| layer.descriptor.clone());
-    let layers: Vec<Descriptor> = base.layers.iter().map(layers::of_base).chain(own).collect();
+    let own = made.iter().map(|layer| Ok(layer.descriptor.clone()));
+    let base_layers = base.layers.iter().map(|layer| layers::of_base(manager, layer));
+    let layers: Vec<Descriptor> = base_layers.chain(own).collect::<Result<_>>()?;
     let digest = base.manifest_digest.to_string();
     let manifest = config::manifest(&config, &layers, (base_ref, &digest), created)?;
     put(manager, media_type::OCI_MANIFEST, &manifest)

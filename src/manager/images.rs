@@ -104,7 +104,7 @@ impl ImageImport {
     }
 }
 
-type Progress = Box<dyn FnMut(ImportProgress) + Send>;
+pub(super) type Progress = Box<dyn FnMut(ImportProgress) + Send>;
 
 pub(super) fn parse_reference(text: &str) -> Result<Reference> {
     Reference::parse(text)
@@ -121,7 +121,7 @@ pub(super) fn not_known(image: &str) -> Error {
 }
 
 impl ManagerInner {
-    pub(super) async fn import(
+    pub(super) async fn import_or_fail(
         self: Arc<Self>,
         import: ImageImport,
         mut progress: Progress,
@@ -420,7 +420,7 @@ impl ManagerInner {
             Err(e) if is_busy(&e) => {}
             pruned => _ = pruned.map_err(failed)?,
         }
-        self.discard_unused_layers(&keep).map(drop)
+        self.discard_unused_layers(&keep, &HashSet::new()).map(drop)
     }
 
     /// The manifests that vessels are based on.
@@ -430,8 +430,9 @@ impl ManagerInner {
         Ok(bases.filter_map(|digest| Digest::parse(&digest).ok()).collect())
     }
 
-    /// Removes unpacked layers that neither an image of the store nor one of `keep` has, and says how many.
-    pub(super) fn discard_unused_layers(&self, keep: &[Digest]) -> Result<u64> {
+    /// Removes unpacked layers that neither an image of the store nor one of `keep` has, but for `spared`, and says how
+    /// many.
+    pub(super) fn discard_unused_layers(&self, keep: &[Digest], spared: &HashSet<String>) -> Result<u64> {
         let mut images = self.list_images()?;
         for digest in keep {
             images.extend(self.find_image(&digest.to_string()).ok());
@@ -441,7 +442,7 @@ impl ManagerInner {
         let layers = self.store.image_layers.as_fd();
         let mut discarded = 0;
         for name in dirs::names(layers)? {
-            if !name.starts_with('.') && !used.contains(name.as_str()) {
+            if !name.starts_with('.') && !used.contains(name.as_str()) && !spared.contains(&name) {
                 self.store.discard(layers, &name)?;
                 discarded += 1;
             }

@@ -186,7 +186,7 @@ pub(super) fn sha256_hex(digest: &Digest) -> Result<&str> {
 }
 
 /// What a blob is, whatever its media type says. Leaves the position at its begin.
-fn compression_of(blob: &mut std::fs::File) -> Result<Compression> {
+pub(super) fn compression_of(blob: &mut std::fs::File) -> Result<Compression> {
     const GZIP: &[u8] = &[0x1f, 0x8b];
     const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
     let failed = |e| Error::io("failed to read a layer", e);

@@ -137,7 +137,8 @@ impl ManagerInner {
         let pruned = self.content.prune_blobs_within(&keep, PRUNE_PATIENCE);
         let pruned = pruned.map_err(|e| Error::storage("failed to remove what no image has", e))?;
         (report.blobs, report.bytes) = (pruned.blobs, pruned.bytes);
-        report.layers = self.discard_unused_layers(&keep)?;
+        report.layers = self.discard_unused_layers(&keep, &HashSet::new())?;
+        self.forget_packed(vessels)?;
         Ok(report)
     }
 

@@ -13,7 +13,7 @@ use crate::testkit::canary::Canary;
 use crate::testkit::image::{Layer, base_layer, base_tar, oci_layout, sha256};
 use crate::testkit::{Cap, need};
 
-/// Every path of the store with the size of files, without locks, trash, and blobs that nothing refers to.
+/// Every path of the store with the size of files, without locks and trash.
 fn inventory(shell: &Shell) -> BTreeSet<(PathBuf, u64)> {
     let mut found = BTreeSet::new();
     let mut left = vec![shell.root().to_path_buf()];
@@ -23,7 +23,7 @@ fn inventory(shell: &Shell) -> BTreeSet<(PathBuf, u64)> {
             if entry.file_name().as_encoded_bytes().starts_with(b".lock") {
                 continue;
             }
-            if meta.is_dir() && !entry.path().ends_with("trash") && !entry.path().ends_with("blobs/sha256") {
+            if meta.is_dir() && !entry.path().ends_with("trash") {
                 left.push(entry.path());
             }
             found.insert((entry.path(), if meta.is_file() { meta.len() } else { 0 }));

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::Instant;
 
 use tokio::task::JoinHandle;
 use vesselrt::{BlobState, CommitOptions, CreateOptions, ErrorKind, PullOptions, PullProgress};
@@ -20,6 +20,9 @@ tests!(
     what_is_needed_survives_pruning,
 );
 
+/// How often a pull is killed, each time at another moment.
+const KILLS: usize = 50;
+
 async fn a_killed_pull_goes_on_where_it_was(store: &Store) {
     if !need(&[Cap::Registry]) {
         return;
@@ -34,21 +37,35 @@ async fn a_killed_pull_goes_on_where_it_was(store: &Store) {
     let name = registry.reference("large:1");
     here.import_image(store.beside("layout"), &name, |_| {}).await.unwrap();
     here.push_image(&name, None, |_| {}).await.unwrap();
-    let there = store.beside("there");
-    let args = ["--root", there.to_str().unwrap(), "pull", &name];
-    let mut killed = 0;
-    for round in 0..25 {
-        let mut child = store.cli(&args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        // The first is killed before it can have ended, the others whenever.
-        let most = if round == 0 { 5 } else { 150 };
-        tokio::time::sleep(random.moment(Duration::from_millis(most))).await;
-        killed += usize::from(child.try_wait().unwrap().is_none());
+    let pull = |root: &str| {
+        let root = store.beside(root);
+        let mut command = store.cli(&["--root", root.to_str().unwrap(), "pull", &name]);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    };
+    let begun = Instant::now();
+    assert!(pull("whole").status().unwrap().success());
+    let whole = begun.elapsed();
+    // A pull that ended before it was killed has nothing to go on with: the next one begins anew.
+    let (mut killed, mut ended) = (0, 0);
+    while killed < KILLS {
+        let mut child = pull("there").spawn().unwrap();
+        tokio::time::sleep(random.moment(whole)).await;
+        let done = child.try_wait().unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
+        match done {
+            None => killed += 1,
+            Some(status) => {
+                assert!(status.success() && ended < 10 * KILLS, "{status}, after {killed} kills");
+                ended += 1;
+                crate::testkit::leftovers::none_in_use(&store.beside("there"));
+                crate::testkit::store::remove(&store.beside("there")).unwrap();
+            }
+        }
     }
-    assert!(killed > 0);
-    let output = store.cli(&args).output().unwrap();
-    assert!(output.status.success(), "{output:?}");
+    let status = pull("there").status().unwrap();
+    assert!(status.success(), "{status}");
     let there = manager(store, "there").await;
     let report = there.verify_images(Some(&name), false).await.unwrap();
     assert_eq!((report.blobs, report.damaged.len()), (5, 0));

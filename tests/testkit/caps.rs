@@ -37,6 +37,8 @@ pub(crate) enum Cap {
     Registry,
     /// strace, which makes system calls fail.
     Strace,
+    /// openssl.
+    OpenSsl,
 }
 
 /// Whether the machine has all of it. Says what is missing, and panics about it where nothing may be missing.
@@ -53,7 +55,7 @@ pub(crate) fn need(caps: &[Cap]) -> bool {
 impl Cap {
     /// Whether the machine has it.
     pub(crate) fn is_there(self) -> bool {
-        static KNOWN: [OnceLock<bool>; 14] = [const { OnceLock::new() }; 14];
+        static KNOWN: [OnceLock<bool>; 32] = [const { OnceLock::new() }; 32];
         *KNOWN[self as usize].get_or_init(|| self.probe())
     }
 
@@ -78,6 +80,7 @@ impl Cap {
             Self::Root => !super::unprivileged(),
             Self::Registry => which("docker-registry").is_some(),
             Self::Strace => which("strace").is_some(),
+            Self::OpenSsl => which("openssl").is_some(),
         }
     }
 }

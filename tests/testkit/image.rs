@@ -120,6 +120,11 @@ pub(crate) fn attribute_tools_tar() -> Vec<u8> {
     tools_tar(&ATTRIBUTE_TOOLS)
 }
 
+/// [`attribute_tools_tar`] with GNU tar.
+pub(crate) fn gnu_tools_tar() -> Vec<u8> {
+    tools_tar(&[&["tar"], &ATTRIBUTE_TOOLS[..]].concat())
+}
+
 /// The base image with programs of the host and the libraries they need.
 pub(crate) fn tools_tar(tools: &[&str]) -> Vec<u8> {
     let mut layer = base_layer();
@@ -131,6 +136,12 @@ pub(crate) fn tools_tar(tools: &[&str]) -> Vec<u8> {
     }
     libraries.sort_unstable();
     libraries.dedup();
+    let directories = libraries.iter().flat_map(|library| library.ancestors().skip(1));
+    let directories: std::collections::BTreeSet<&Path> =
+        directories.filter(|dir| !matches!(dir.to_str(), Some("/" | "/usr"))).collect();
+    for dir in directories {
+        layer = layer.dir(dir.strip_prefix("/").unwrap().to_str().unwrap(), 0o755, 0);
+    }
     for library in libraries {
         let inside = library.strip_prefix("/").unwrap().to_str().unwrap().to_owned();
         layer = layer.file(&inside, 0o755, 0, &fs::read(&library).unwrap());

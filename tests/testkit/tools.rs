@@ -16,6 +16,13 @@ pub(crate) fn tool(store: &Store, program: &str, args: &[&str]) -> String {
 
 /// [`tool`] that may fail: whether it succeeded, what it said, what it complained about.
 pub(crate) fn try_tool(store: &Store, program: &str, args: &[&str]) -> (bool, String, String) {
+    let output = command(store, program, args).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.success(), text(&output.stdout), text(&output.stderr))
+}
+
+/// The call of [`tool`].
+pub(crate) fn command(store: &Store, program: &str, args: &[&str]) -> Command {
     let home = store.beside("home");
     let runtime = store.beside("run");
     std::fs::create_dir_all(&home).unwrap();
@@ -24,29 +31,22 @@ pub(crate) fn try_tool(store: &Store, program: &str, args: &[&str]) -> (bool, St
     command.args(["-k", "5", "180", program]).args(args).current_dir(store.beside("."));
     command.env_clear().env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin").env("HOME", &home);
     command.env("XDG_RUNTIME_DIR", &runtime).env("TMPDIR", &home).stdin(Stdio::null());
-    let output = command.output().unwrap();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (output.status.success(), text(&output.stdout), text(&output.stderr))
+    command
 }
 
-/// podman with a storage beside the store, without overlay mounts.
-#[track_caller]
-pub(crate) fn podman(store: &Store, args: &[&str]) -> String {
-    let (root, run) = (store.beside("podman"), store.beside("podman-run"));
-    let own =
-        ["--root", root.to_str().unwrap(), "--runroot", run.to_str().unwrap(), "--storage-driver", "vfs"];
-    tool(store, "podman", &[&own[..], args].concat())
-}
-
-/// Unpacks an image of an OCI layout; the directory of its root file system. As root, owners and all.
+/// Unpacks an image of an OCI layout, owners and all; the directory of its root file system.
 #[track_caller]
 pub(crate) fn umoci_unpack(store: &Store, layout: &Path, tag: &str) -> PathBuf {
     let bundle = store.beside(&format!("bundle-{tag}"));
     let image = format!("{}:{tag}", layout.display());
-    let mut args = vec!["unpack", "--image", &image, bundle.to_str().unwrap()];
-    if super::unprivileged() {
-        args.insert(1, "--rootless");
-    }
-    tool(store, "umoci", &args);
+    let words = mapped(&["umoci", "unpack", "--image", &image, bundle.to_str().unwrap()]);
+    tool(store, words[0], &words[1..]);
     bundle.join("rootfs")
+}
+
+/// The words of a call that must be root and have more than one id: an unprivileged user has them in a user namespace.
+pub(crate) fn mapped<'a>(words: &[&'a str]) -> Vec<&'a str> {
+    let own: &[&str] =
+        if super::unprivileged() { &["unshare", "--map-root-user", "--map-auto"] } else { &[] };
+    [own, words].concat()
 }

@@ -44,13 +44,16 @@ pub struct UnpackOptions {
     /// Take an archive that just stops after a whole entry as complete, as Go does. Only where a digest of the whole
     /// stream is verified: otherwise it cannot be told from a truncated one.
     pub allow_missing_end: bool,
+    /// The layers below are all that there are: a whiteout of what they do not have is left out. An overlay lists it as
+    /// a file that cannot be opened, where it has no other layer to merge the directory with.
+    pub all_below: bool,
 }
 
 impl UnpackOptions {
     /// Options with default limits, strict about the end of the archive.
     #[must_use]
     pub fn new(dialect: Dialect, format: TreeFormat, ids: IdPolicy) -> Self {
-        Self { dialect, format, ids, limits: Limits::default(), allow_missing_end: false }
+        Self { dialect, format, ids, limits: Limits::default(), allow_missing_end: false, all_below: false }
     }
 }
 
@@ -241,6 +244,7 @@ pub(super) fn unpack_entries<R: BufRead>(
         root: dest,
         base: Vec::new(),
         lowers: Lowers(lowers),
+        all_below: options.all_below,
         format: options.format,
         ids: options.ids,
         limits: options.limits,
@@ -280,6 +284,7 @@ pub fn extract(
         root,
         base: base.map_err(UnpackError::Place)?.as_bytes().to_vec(),
         lowers: Lowers(&[]),
+        all_below: false,
         format: TreeFormat::Plain,
         ids: options.ids,
         limits: options.limits,

@@ -33,7 +33,7 @@ pub(super) fn run(job: Job, fds: Vec<OwnedFd>, socket: &UnixStream) -> Result<Jo
             let file = File::from(blob);
             let source = BlobSource { file, size, digest_hex: digest, compression, diff_id_hex: diff_id };
             let teller = Teller::new(socket);
-            let options = options(Dialect::Oci)?;
+            let options = UnpackOptions { all_below: true, ..options(Dialect::Oci)? };
             layer::unpack_blob(&source, dest.as_fd(), &lowers, &options, &|bytes| teller.tell(bytes))
                 .map(|report| done(&report))
                 .map_err(|e| blob_fault("unpack an image layer", &e))

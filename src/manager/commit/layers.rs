@@ -16,6 +16,7 @@ use vesselrt_storage::{Digest, compression};
 use super::LayerCompression;
 use crate::error::{Error, Result};
 use crate::manager::ManagerInner;
+use crate::manager::layers::compression_of;
 use crate::offload::blocking;
 use crate::store::dirs;
 use crate::store::staged::Staged;
@@ -101,7 +102,7 @@ pub(super) fn pack(
     };
     let diff_id = Digest::parse(&format!("sha256:{}", packed.sha256))
         .map_err(|e| Error::internal("the worker gave a malformed digest").with_source(e))?;
-    let descriptor = Descriptor::new(media_type::oci_layer(compression.of_storage()), digest, size);
+    let descriptor = Descriptor::new(compression.media_type(), digest, size);
     Ok(Packed { descriptor, diff_id, entries: packed.entries, skipped: packed.skipped })
 }
 
@@ -133,6 +134,11 @@ impl LayerCompression {
         }
     }
 
+    /// Of a layer that is compressed like this.
+    pub(super) fn media_type(self) -> &'static str {
+        media_type::oci_layer(self.of_storage())
+    }
+
     fn of_storage(self) -> compression::Compression {
         match self {
             Self::None => compression::Compression::None,
@@ -142,7 +148,14 @@ impl LayerCompression {
     }
 }
 
-/// A layer of the base in an OCI manifest: docker's media types are not allowed there by every registry.
-pub(super) fn of_base(layer: &vesselrt_storage::LayerRecord) -> Descriptor {
-    Descriptor::new(media_type::oci_layer(layer.compression), layer.digest.clone(), layer.size)
+/// A layer of the base in an OCI manifest: docker's media types are not allowed there by every registry. It says what the
+/// blob is, which the base's own manifest may say wrongly: pulling and unpacking go by the bytes, but not every tool does.
+pub(super) fn of_base(manager: &ManagerInner, layer: &vesselrt_storage::LayerRecord) -> Result<Descriptor> {
+    let (mut blob, _) = manager.content.open_blob(&layer.digest)?;
+    let compression = match compression_of(&mut blob)? {
+        Compression::None => compression::Compression::None,
+        Compression::Gzip => compression::Compression::Gzip,
+        Compression::Zstd => compression::Compression::Zstd,
+    };
+    Ok(Descriptor::new(media_type::oci_layer(compression), layer.digest.clone(), layer.size))
 }

@@ -51,6 +51,19 @@ impl ContentStore {
     /// `Busy` while something is being imported; `Corrupt` if a manifest that is referred to cannot be read:
     /// then nothing is removed; `Io`.
     pub fn prune_blobs_within(&self, keep: &[Digest], patience: Duration) -> Result<Pruned> {
+        self.prune_blobs_except(&HashSet::new(), keep, patience)
+    }
+
+    /// [`Self::prune_blobs_within`] that leaves the blobs `spared` alone, whether anything leads to them or not.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn prune_blobs_except(
+        &self,
+        spared: &HashSet<Digest>,
+        keep: &[Digest],
+        patience: Duration,
+    ) -> Result<Pruned> {
         let _lock = lock_within(&self.root, BLOB_LOCK, Mode::Exclusive, patience)?;
         sweep(&self.ingest)?;
         self.sweep_partials()?;
@@ -58,10 +71,10 @@ impl ContentStore {
         let roots = index.manifests.into_iter().map(|entry| entry.digest);
         let used = self.mark(roots.chain(keep.iter().cloned()).collect())?;
         let mut pruned = Pruned::default();
-        for name in self.blobs.names()? {
-            let digest = Digest::parse(&format!("{}:{name}", Algorithm::Sha256.as_str()));
-            // What does not look like a blob is not ours to remove.
-            let Some(digest) = digest.ok().filter(|digest| !used.contains(digest)) else { continue };
+        for digest in self.blobs()? {
+            if used.contains(&digest) || spared.contains(&digest) {
+                continue;
+            }
             let size = self.blobs.open_file(digest.hex()).ok().flatten().map_or(0, |(_, size)| size);
             if self.blobs.remove_file(digest.hex())? {
                 pruned.blobs += 1;
@@ -70,6 +83,15 @@ impl ContentStore {
         }
         self.blobs.sync()?;
         Ok(pruned)
+    }
+
+    /// All blobs that are there. What does not look like a blob is not ours.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn blobs(&self) -> Result<HashSet<Digest>> {
+        let digest = |name: String| Digest::parse(&format!("{}:{name}", Algorithm::Sha256.as_str())).ok();
+        Ok(self.blobs.names()?.into_iter().filter_map(digest).collect())
     }
 
     /// [`Self::prune_blobs_within`] half a minute.

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 
 use super::dirs::Dir;
 use super::fault::{During, Step};
+use super::lower::Below;
 use super::tree::{Missing, Tree, is_whiteout, open_child};
 use crate::layer::TreeFormat;
 use crate::layer::path::{TreePath, components};
@@ -23,7 +24,7 @@ impl Tree<'_> {
         }
         let Some(parent) = self.parent_if(path.parent(), Missing::Stop)? else { return Ok(()) };
         // The overlay lists a whiteout that has nothing to hide as a file that cannot be opened.
-        if self.dirs.under_opaque(parent.ino) {
+        if self.dirs.under_opaque(parent.ino) || self.all_below && self.nothing_below(&parent, path.name())? {
             return Ok(());
         }
         match mknodat(&parent.fd, path.name(), FileType::CharacterDevice, Mode::empty(), 0) {
@@ -36,6 +37,13 @@ impl Tree<'_> {
             Err(Errno::EXIST) => self.whiteout_over(&parent, path.name()),
             Err(errno) => Err(errno).during("create the whiteout"),
         }
+    }
+
+    /// Whether no layer below has that name in a directory.
+    fn nothing_below(&self, parent: &Dir, name: &[u8]) -> Step<bool> {
+        let Some(path) = self.dirs.path(parent.ino) else { return Ok(false) };
+        let names: Vec<&[u8]> = components(path).chain([name]).collect();
+        Ok(matches!(self.lowers.lookup(&names)?, Below::Nothing))
     }
 
     /// A whiteout of a name that this layer has: of a directory only the lower content goes.

@@ -44,6 +44,8 @@ pub(super) struct Tree<'a> {
     /// Where in the root the archive goes: empty but for `extract`.
     pub(super) base: Vec<u8>,
     pub(super) lowers: Lowers<'a>,
+    /// Whether there are no others.
+    pub(super) all_below: bool,
     pub(super) format: TreeFormat,
     pub(super) ids: IdPolicy,
     pub(super) limits: Limits,
