@@ -8,6 +8,7 @@ use super::super::lab::{self, Shared};
 use super::super::race::{Clock, Entrant};
 use super::command::{Cmd, Ground};
 use crate::cli::Outcome;
+use crate::demo::scratch::Scratch;
 
 /// What it does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +27,9 @@ const IMAGE: &str = "localhost/bench:1";
 const MADE: &str = "localhost/made:1";
 const CONTAINER: &str = "bench";
 
+/// The longest path that podman takes for what it keeps while containers run.
+const LONGEST: usize = 50;
+
 /// podman.
 pub(crate) struct Podman {
     kit: Kit,
@@ -37,19 +41,21 @@ pub(crate) struct Podman {
 struct Kit {
     lab: Shared,
     work: Work,
+    /// Where it keeps what it needs while containers run, if the directory of all this has too long a path.
+    short: Option<Scratch>,
 }
 
 impl Podman {
     pub(super) fn new(lab: &Shared, work: Work) -> Self {
-        Self { kit: Kit { lab: Shared::clone(lab), work }, ground: None, ready: false }
+        Self { kit: Kit { lab: Shared::clone(lab), work, short: None }, ground: None, ready: false }
     }
 }
 
 impl Kit {
     fn podman(&self, ground: &Ground) -> Cmd {
         let command = Cmd::new("podman").arg("--root").arg(ground.path("store"));
-        let command = command.arg("--runroot").arg(ground.path("runroot"));
-        let command = command.arg("--tmpdir").arg(ground.path("tmp"));
+        let run = self.short.as_ref().map_or_else(|| ground.dir(), Scratch::path);
+        let command = command.arg("--runroot").arg(run.join("r")).arg("--tmpdir").arg(run.join("t"));
         command.args([
             "--storage-driver",
             "overlay",
@@ -126,6 +132,9 @@ impl Entrant for Podman {
             none => none.insert(Ground::sheltered(self.kit.lab.fresh("podman"))?),
         };
         if !self.ready {
+            if ground.path("r").as_os_str().len() > LONGEST {
+                self.kit.short = Some(Scratch::short()?);
+            }
             self.kit.prepare(ground).await?;
             self.ready = true;
         }
@@ -138,6 +147,7 @@ impl Entrant for Podman {
         // Files of other ids can only be removed by those who have them; and this ends the process that rootless podman leaves.
         let _ = ground.run(&self.kit.podman(&ground).args(["system", "reset", "-f"])).await;
         ground.end().await;
+        self.kit.short = None;
         let _ = lab::remove(ground.dir().to_owned()).await;
     }
 }
