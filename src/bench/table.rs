@@ -13,11 +13,11 @@ pub(super) fn heading(report: &Report) -> String {
     let (tree, host) = (&report.tree, &report.host);
     let user = if host.root { "root" } else { "an ordinary user" };
     format!(
-        "vesselrt {} bench: {} files, {} ({:?}); Linux {}, {} CPUs, as {user}\n",
+        "vesselrt {} bench: {} files, {} ({}); Linux {}, {} CPUs, as {user}\n",
         report.vesselrt,
         tree.files,
         human_size(tree.bytes),
-        tree.profile,
+        tree.profile.name(),
         host.kernel,
         host.cpus,
     )

@@ -2,11 +2,13 @@
 //! it can be made to do.
 #![forbid(unsafe_code)]
 
+use std::path::Path;
+
 use async_trait::async_trait;
 
 use super::super::lab::{self, Shared};
 use super::super::race::{Clock, Entrant};
-use super::command::{Cmd, Ground};
+use super::command::{Cmd, Ground, installed};
 use crate::cli::Outcome;
 use crate::demo::scratch::Scratch;
 
@@ -41,19 +43,24 @@ pub(crate) struct Podman {
 struct Kit {
     lab: Shared,
     work: Work,
+    /// An ordinary user on a host with both versions of cgroups, where crun refuses to work and podman is told to use runc.
+    hybrid: bool,
     /// Where it keeps what it needs while containers run, if the directory of all this has too long a path.
     short: Option<Scratch>,
 }
 
 impl Podman {
     pub(super) fn new(lab: &Shared, work: Work) -> Self {
-        Self { kit: Kit { lab: Shared::clone(lab), work, short: None }, ground: None, ready: false }
+        let rootless = !rustix::process::geteuid().is_root();
+        let hybrid = rootless && Path::new("/sys/fs/cgroup/unified").is_dir() && installed("runc");
+        let kit = Kit { lab: Shared::clone(lab), work, hybrid, short: None };
+        Self { kit, ground: None, ready: false }
     }
 }
 
 impl Kit {
     fn podman(&self, ground: &Ground) -> Cmd {
-        let command = Cmd::new("podman").arg("--root").arg(ground.path("store"));
+        let command = Cmd::new("podman").args(runtime(self.hybrid)).arg("--root").arg(ground.path("store"));
         let run = self.short.as_ref().map_or_else(|| ground.dir(), Scratch::path);
         let command = command.arg("--runroot").arg(run.join("r")).arg("--tmpdir").arg(run.join("t"));
         command.args([
@@ -69,7 +76,9 @@ impl Kit {
     /// `run` or `create` with what a container needs here.
     fn container(&self, ground: &Ground, verb: &[&str]) -> Cmd {
         let command = self.podman(ground).args(verb);
-        let command = command.args(["--network", "none", "--cgroups", "disabled", "--ulimit", "host"]);
+        let command = command.args(["--network", "none", "--ulimit", "host"]);
+        // runc cannot do without; rootless, on such a host, it has none anyway.
+        let command = if self.hybrid { command } else { command.args(["--cgroups", "disabled"]) };
         match self.lab.base.variable() {
             Some((key, value)) => {
                 let mut assigned = std::ffi::OsString::from(format!("{key}="));
@@ -122,6 +131,10 @@ impl Kit {
         ground.run(&self.podman(ground).args(["rmi", "-f", MADE])).await?;
         ground.run(&self.podman(ground).args(["rm", "-f", CONTAINER])).await
     }
+}
+
+fn runtime(hybrid: bool) -> &'static [&'static str] {
+    if hybrid { &["--runtime", "runc"] } else { &[] }
 }
 
 #[async_trait(?Send)]
