@@ -235,7 +235,11 @@ mod tests {
                 return Err(Failure::conflict("it broke"));
             }
             let wait = self.wait;
-            clock.time(async move { Ok(tokio::time::sleep(wait).await) }).await?;
+            let work = async move {
+                tokio::time::sleep(wait).await;
+                Ok(())
+            };
+            clock.time(work).await?;
             Ok(Some(5))
         }
 

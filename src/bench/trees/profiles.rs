@@ -67,7 +67,7 @@ pub(super) fn node_modules(writer: &mut Writer, wanted: &Wanted) -> io::Result<(
         let size = if n % 200 == 199 { mean * 30 } else { around(writer, mean) * 17 / 20 }.min(left);
         left -= size;
         writer.text(&name, size)?;
-        if n % IN_PACKAGE == 1 && package % 7 == 0 && package % 10 != 9 {
+        if n % IN_PACKAGE == 1 && package.is_multiple_of(7) && package % 10 != 9 {
             writer
                 .link(&format!("node_modules/.bin/tool-{package}"), &format!("../pkg-{package}/index.js"))?;
         }
