@@ -5,6 +5,7 @@
 //! environment.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod commit;
 mod completions;
 mod context;
@@ -35,9 +36,9 @@ use clap::{Parser, Subcommand};
 use crate::demo;
 pub(crate) use context::Context;
 pub(crate) use exec::Interrupts;
-pub(crate) use failure::{Failure, Outcome};
+pub(crate) use failure::{Failure, OURS, Outcome};
 pub(crate) use progress::Progress;
-pub(crate) use tables::size as human_size;
+pub(crate) use tables::{Table, size as human_size};
 
 const ABOUT: &str = "Rootless, daemonless workspaces for AI agents: OCI images, exec, files, snapshots";
 
@@ -120,6 +121,8 @@ enum Verb {
     Doctor(doctor::Doctor),
     /// Show the main job on an image made of this host's own tools
     Demo(demo::Demo),
+    /// Measure snapshots, archives and commands on this host, side by side with other tools
+    Bench(bench::Bench),
     /// Print the completions of a shell
     Completions(completions::Completions),
 }
@@ -173,6 +176,7 @@ async fn dispatch(verb: Verb, context: &Context) -> Outcome<ExitCode> {
         Verb::Save(args) => commit::save(args, context).await?,
         Verb::Doctor(args) => return doctor::run(&args, context).await,
         Verb::Demo(args) => return demo::run(args, context).await,
+        Verb::Bench(args) => return bench::run(args, context).await,
         Verb::Completions(args) => completions::run(&args, context)?,
     }
     Ok(ExitCode::SUCCESS)

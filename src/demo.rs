@@ -134,6 +134,13 @@ async fn stop(manager: &Manager) -> Outcome {
 
 /// Stops and deletes everything in the order that works, and goes on when something does not.
 pub(crate) async fn clean_up(manager: &Manager, scratch: Scratch) -> Outcome {
+    let deleted = remove_all(manager).await;
+    // What could not be deleted one by one may go as a whole: only if it does not is there something to tell.
+    scratch.remove().or_else(|failure| deleted.and(Err(failure)))
+}
+
+/// Stops all vessels and deletes them and all images; the first failure, after everything was tried.
+pub(crate) async fn remove_all(manager: &Manager) -> Outcome {
     let stopped = stop(manager).await;
     let mut deleted = Ok(());
     for manifest in manager.list_vessels().await.unwrap_or_default() {
@@ -145,6 +152,5 @@ pub(crate) async fn clean_up(manager: &Manager, scratch: Scratch) -> Outcome {
         }
     }
     manager.close().await?;
-    // What could not be deleted one by one may go as a whole: only if it does not is there something to tell.
-    scratch.remove().or_else(|failure| stopped.and(deleted.map_err(Failure::from)).and(Err(failure)))
+    stopped.and(deleted.map_err(Failure::from))
 }

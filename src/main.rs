@@ -1,6 +1,7 @@
 //! The `vesselrt` binary: a thin face over the library. Everything it prints and every exit code is decided in [`cli`].
 #![forbid(unsafe_code)]
 
+mod bench;
 mod cli;
 mod demo;
 

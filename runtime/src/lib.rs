@@ -6,6 +6,8 @@ pub mod diff;
 pub mod doctor;
 mod entry;
 pub mod files;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod idmap;
 pub mod launch;
 pub mod layer;

@@ -10,6 +10,7 @@ use super::Context;
 
 const TICK: Duration = Duration::from_millis(120);
 const BOUNDED: &str = "{spinner} {msg}  {bar:24} {bytes}/{total_bytes}  {bytes_per_sec}";
+const STEPS: &str = "{spinner} {bar:24} {pos}/{len}  {msg}";
 const UNBOUNDED: &str = "{spinner} {msg}  {bytes}  {bytes_per_sec}";
 
 /// A line that tells how far something is; nothing at all when standard error is no terminal. Clones share it.
@@ -38,6 +39,16 @@ impl Progress {
                 None => bar.unset_length(),
             }
             bar.set_style(style(if total.is_some() { BOUNDED } else { UNBOUNDED }));
+        }
+        bar.set_position(done);
+    }
+
+    /// Tells that `done` steps are done, of `total`.
+    pub(crate) fn steps(&self, done: u64, total: u64) {
+        let Some(bar) = &self.0 else { return };
+        if bar.length() != Some(total) {
+            bar.set_length(total);
+            bar.set_style(style(STEPS));
         }
         bar.set_position(done);
     }
@@ -109,7 +120,7 @@ mod tests {
 
     #[test]
     fn the_templates_are_valid() {
-        for template in [BOUNDED, UNBOUNDED, "{spinner} {msg}"] {
+        for template in [BOUNDED, UNBOUNDED, STEPS, "{spinner} {msg}"] {
             assert!(ProgressStyle::with_template(template).is_ok());
         }
     }

@@ -33,6 +33,11 @@ impl Scratch {
         Self::in_first_of(above(store).chain(temporary()))
     }
 
+    /// Makes one in `/tmp`: for what must have a short path.
+    pub(crate) fn short() -> Outcome<Self> {
+        Self::in_first_of(std::iter::empty())
+    }
+
     fn in_first_of(parents: impl Iterator<Item = PathBuf>) -> Outcome<Self> {
         let mut random = [0u8; 6];
         getrandom(&mut random, GetRandomFlags::empty()).map_err(|e| Failure::io("get random bytes", e))?;

@@ -231,6 +231,13 @@ fn find_program(name: &str) -> Option<PathBuf> {
     found.find(|path| head(path).is_some())
 }
 
+/// A program of this host that needs no libraries, if there is one of this name.
+pub(crate) fn static_program(name: &str) -> Option<PathBuf> {
+    let path = find_program(name)?;
+    let needs = elf::needs(&read(&path).ok()?.1).ok()?;
+    (needs.interpreter.is_none() && needs.libraries.is_empty()).then_some(path)
+}
+
 /// `$ORIGIN` of a run path, in both of its forms. Other variables of ld.so are rare and not known here.
 fn run_path(path: &OsStr, origin: &Path) -> Vec<PathBuf> {
     let dirs = path.as_bytes().split(|&b| b == b':');
