@@ -5,6 +5,8 @@
 pub mod doctor;
 mod entry;
 pub mod files;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod idmap;
 pub mod launch;
 pub mod layer;

@@ -18,6 +18,8 @@ pub mod content;
 pub mod digest;
 mod dir;
 pub mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod id;
 pub mod image;
 pub mod json;
