@@ -29,6 +29,7 @@
 //! as PAX 1.0 sparse files, numeric owners only, no access or change times, hard links to the first name.
 #![forbid(unsafe_code)]
 
+pub mod allowance;
 pub mod blob;
 pub mod entry;
 pub mod limits;

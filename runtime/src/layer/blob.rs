@@ -8,6 +8,8 @@ use std::os::fd::BorrowedFd;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::allowance::{Allowance, AllowanceError};
+use super::limits::Limits;
 use super::report::UnpackReport;
 use super::stream::{ChunkFeeder, hex, pipeline};
 use super::tar::TarReader;
@@ -81,6 +83,9 @@ pub enum BlobError {
     /// The compressed data is damaged. The digest is right: it was made so.
     #[error("failed to decompress the blob")]
     Decompress(#[source] io::Error),
+    /// The blob expands too far, or takes too long.
+    #[error("refused the blob")]
+    Allowance(#[source] AllowanceError),
     /// The layer could not be unpacked.
     #[error("failed to unpack the layer")]
     Unpack(#[source] UnpackError),
@@ -107,10 +112,9 @@ pub fn unpack_blob(
     // The diff_id proves that nothing is cut off.
     let options = UnpackOptions { allow_missing_end: true, ..*options };
     let (mut feeder, mut reader) = pipeline();
-    let compression = source.compression;
     let input = Counted { file: &source.file, sha: Sha256::new(), read: 0, progress };
     let (blob, unpacked, diff_id) = std::thread::scope(|scope| {
-        let thread = scope.spawn(move || decompress(input, compression, &mut feeder));
+        let thread = scope.spawn(move || decompress(input, source, &options.limits, &mut feeder));
         let mut archive = TarReader::new(&mut reader, options.limits, true);
         let unpacked = unpack_entries(&mut archive, dest, lowers, &options);
         let (diff_id, _) = reader.finish();
@@ -118,7 +122,10 @@ pub fn unpack_blob(
     });
     verify_blob(source, blob.map_err(BlobError::Read)?)?;
     let report = unpacked.map_err(|error| match error {
-        UnpackError::Parse { source: super::ParseError::Io(error), .. } => BlobError::Decompress(error),
+        UnpackError::Parse { source: super::ParseError::Io(error), .. } => match AllowanceError::of(&error) {
+            Some(exceeded) => BlobError::Allowance(exceeded),
+            None => BlobError::Decompress(error),
+        },
         other => BlobError::Unpack(other),
     })?;
     if diff_id != source.diff_id_hex {
@@ -184,15 +191,17 @@ impl Read for Counted<'_> {
 /// Feeds the uncompressed tar to the other side, then reads what is left of the blob: its digest is that of all of it.
 fn decompress(
     input: Counted<'_>,
-    compression: Compression,
+    source: &BlobSource,
+    limits: &Limits,
     feeder: &mut ChunkFeeder,
 ) -> io::Result<Measured> {
     let mut input = BufReader::with_capacity(1 << 18, input);
-    match compression {
-        Compression::None => _ = feeder.feed(&mut input),
-        Compression::Gzip => _ = feeder.feed(flate2::bufread::MultiGzDecoder::new(&mut input)),
-        Compression::Zstd => _ = feeder.feed(ZstdFrames::new(&mut input)?),
-    }
+    let tar: Box<dyn Read + '_> = match source.compression {
+        Compression::None => Box::new(&mut input),
+        Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(&mut input)),
+        Compression::Zstd => Box::new(ZstdFrames::new(&mut input)?),
+    };
+    feeder.feed(Allowance::new(tar, source.size, limits));
     loop {
         let len = input.fill_buf()?.len();
         if len == 0 {
