@@ -66,7 +66,8 @@ pub use vessel::snapshot::upkeep::{SnapshotDeletion, SnapshotPruning, SnapshotsD
 pub use vesselrt_storage::manifest::{SnapshotManifest, VesselManifest};
 pub use vesselrt_storage::registry::{self, Kept as CredentialsKept, RegistryConfig};
 pub use vesselrt_storage::{
-    ArchiveUsage, ByteStream, CompressedStorage, Digest, IdGenerator, LocalStorage, RandomAccess, Reference, Storage, StorageError, StorageErrorKind, UniqueIdGenerator, VesselFork,
+    ArchiveUsage, ByteStream, CompressedStorage, Digest, IdGenerator, LocalStorage, RandomAccess, Reference,
+    Storage, StorageError, StorageErrorKind, UniqueIdGenerator, VesselFork,
 };
 pub use vesselrt_storage::{ImageRecord, LayerRecord};
 

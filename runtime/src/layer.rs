@@ -29,13 +29,14 @@
 //! as PAX 1.0 sparse files, numeric owners only, no access or change times, hard links to the first name.
 #![forbid(unsafe_code)]
 
+pub mod allowance;
 pub mod blob;
 pub mod entry;
 pub mod find;
 mod incoming;
 pub mod limits;
-pub mod measure;
 pub mod look;
+pub mod measure;
 pub mod pack;
 pub mod path;
 pub mod remove;

@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use jobs::summary;
 
-pub use crate::layer::{Compression, Node, TreeFormat};
 use crate::diff::{Comparison, Content, DiffRequest, ReadRequest};
+pub use crate::layer::{Compression, Node, TreeFormat};
 use crate::shim::client::CallError;
 use crate::shim::protocol::Packed;
 use crate::shim::wire;

@@ -19,6 +19,8 @@ pub mod digest;
 mod dir;
 pub mod error;
 pub mod frames;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod id;
 pub mod image;
 pub mod json;

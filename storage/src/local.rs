@@ -11,8 +11,8 @@
 //! by rename.
 #![forbid(unsafe_code)]
 
-mod fork;
 mod file;
+mod fork;
 mod names;
 mod twins;
 
@@ -27,9 +27,11 @@ use self::file::ArchiveFile;
 pub use self::names::{ImageRefError, validate_image_ref};
 use self::names::{LOOKUP, archive_name};
 pub(crate) use self::names::{check_id, check_image_ref};
-use crate::backend::{ArchiveUsage, ByteStream, MAX_MANIFEST_BYTES, RandomAccess, Storage, VesselFork, blocking, finished};
-use crate::compression::{Compression};
-use self::twins::{Twins};
+use self::twins::Twins;
+use crate::backend::{
+    ArchiveUsage, ByteStream, MAX_MANIFEST_BYTES, RandomAccess, Storage, VesselFork, blocking, finished,
+};
+use crate::compression::Compression;
 use crate::digest::to_hex;
 use crate::dir::Dir;
 use crate::dir::stage::{Staged, replace, replace_unsynced, sweep};

@@ -8,6 +8,8 @@ use std::os::fd::BorrowedFd;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::allowance::{Allowance, AllowanceError, Size};
+use super::limits::Limits;
 use super::report::UnpackReport;
 use super::stream::{ChunkFeeder, hex, pipeline};
 use super::tar::TarReader;
@@ -87,12 +89,30 @@ pub enum BlobError {
     /// The compressed data is damaged. The digest is right: it was made so.
     #[error("failed to decompress the blob")]
     Decompress(#[source] io::Error),
+    /// The blob expands too far, or takes too long.
+    #[error("refused the blob")]
+    Allowance(#[source] AllowanceError),
     /// The layer could not be unpacked.
     #[error("failed to unpack the layer")]
     Unpack(#[source] UnpackError),
     /// The files could not be written to disk for good.
     #[error("failed to sync the unpacked layer")]
     Sync(#[source] io::Error),
+}
+
+impl BlobError {
+    /// Why unpacking failed: the tar that it reads comes out of a blob.
+    pub(super) fn of(error: UnpackError) -> Self {
+        match error {
+            UnpackError::Parse { source: super::ParseError::Io(error), .. } => {
+                match AllowanceError::of(&error) {
+                    Some(exceeded) => Self::Allowance(exceeded),
+                    None => Self::Decompress(error),
+                }
+            }
+            other => Self::Unpack(other),
+        }
+    }
 }
 
 /// Unpacks a blob into `dest`, an empty directory (see [`super::unpack()`]): decompression on one thread, files on this one,
@@ -113,20 +133,16 @@ pub fn unpack_blob(
     // The diff_id proves that nothing is cut off.
     let options = UnpackOptions { allow_missing_end: true, ..*options };
     let (mut feeder, mut reader) = pipeline();
-    let compression = source.compression;
     let input = Counted { file: &source.file, sha: Sha256::new(), read: 0, progress };
     let (blob, unpacked, diff_id) = std::thread::scope(|scope| {
-        let thread = scope.spawn(move || decompress(input, compression, &mut feeder));
+        let thread = scope.spawn(move || decompress(input, source, &options.limits, &mut feeder));
         let mut archive = TarReader::new(&mut reader, options.limits, true);
         let unpacked = unpack_entries(&mut archive, dest, lowers, &options);
         let (diff_id, _) = reader.finish();
         (thread.join().expect("decompression does not panic"), unpacked, diff_id)
     });
     verify_blob(source, blob.map_err(BlobError::Read)?)?;
-    let report = unpacked.map_err(|error| match error {
-        UnpackError::Parse { source: super::ParseError::Io(error), .. } => BlobError::Decompress(error),
-        other => BlobError::Unpack(other),
-    })?;
+    let report = unpacked.map_err(BlobError::of)?;
     if diff_id != source.diff_id_hex {
         return Err(BlobError::DiffId { expected: source.diff_id_hex.clone(), actual: diff_id });
     }
@@ -190,11 +206,13 @@ impl Read for Counted<'_> {
 /// Feeds the uncompressed tar to the other side, then reads what is left of the blob: its digest is that of all of it.
 fn decompress(
     input: Counted<'_>,
-    compression: Compression,
+    source: &BlobSource,
+    limits: &Limits,
     feeder: &mut ChunkFeeder,
 ) -> io::Result<Measured> {
     let mut input = BufReader::with_capacity(1 << 18, input);
-    feed_plain(&mut input, compression, u64::MAX, feeder)?;
+    let tar = plain(&mut input, source.compression)?;
+    feeder.feed(Allowance::new(tar, Size::Known(source.size), limits));
     loop {
         let len = input.fill_buf()?.len();
         if len == 0 {
@@ -206,19 +224,16 @@ fn decompress(
     Ok((counted.read, hex(&counted.sha.finalize())))
 }
 
-/// Feeds at most `most` bytes of the uncompressed tar to the other side. When nobody reads any more, why is known there.
-pub(super) fn feed_plain(
-    input: &mut (impl BufRead + Send),
+/// The uncompressed tar.
+pub(super) fn plain<'a>(
+    input: &'a mut (impl BufRead + Send),
     compression: Compression,
-    most: u64,
-    feeder: &mut ChunkFeeder,
-) -> io::Result<()> {
-    match compression {
-        Compression::None => _ = feeder.feed(input.take(most)),
-        Compression::Gzip => _ = feeder.feed(flate2::bufread::MultiGzDecoder::new(input).take(most)),
-        Compression::Zstd => _ = feeder.feed(ZstdFrames::new(input)?.take(most)),
-    }
-    Ok(())
+) -> io::Result<Box<dyn Read + Send + 'a>> {
+    Ok(match compression {
+        Compression::None => Box::new(input),
+        Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(input)),
+        Compression::Zstd => Box::new(ZstdFrames::new(input)?),
+    })
 }
 
 /// All frames of a zstd stream.

@@ -3,6 +3,7 @@
 
 mod hostile;
 mod interop;
+mod limits;
 mod listing;
 mod merging;
 mod mutation;

@@ -100,6 +100,7 @@ pub(crate) fn blob_fault(doing: &str, error: &BlobError) -> Fault {
         BlobError::Read(source) | BlobError::Sync(source) => (kind_of(source), source.raw_os_error()),
         BlobError::Unpack(source) => unpack_kind(source),
         BlobError::TooLarge { .. } => (FaultKind::LimitExceeded, None),
+        BlobError::Allowance(_) => (FaultKind::LimitExceeded, None),
         _ => (FaultKind::Integrity, None),
     };
     Fault { errno, ..Fault::new(kind, format!("{doing}: {}", chain(error))) }

@@ -4,9 +4,9 @@
 use proptest::prelude::*;
 use vesselrt_fixtures::hostile::cases;
 
-use crate::layer::entry::{Rules, plan};
-use crate::layer::tar::{BLOCK, TarReader};
-use crate::layer::{Dialect, IdPolicy, Limits, TreeFormat};
+use crate::fuzzing::judge;
+use crate::layer::tar::BLOCK;
+use crate::layer::{Dialect, TreeFormat};
 
 /// Makes the checksums of all blocks right again, so that damage gets past them.
 fn repair(tar: &mut [u8]) {
@@ -22,24 +22,7 @@ fn repair(tar: &mut [u8]) {
 
 /// Reads everything and judges every entry. Returns how many were accepted.
 fn judge_all(tar: &[u8], dialect: Dialect) -> u64 {
-    let limits = Limits::default();
-    let rules = Rules { dialect, format: TreeFormat::Overlay, ids: IdPolicy::Keep { count: 65_536 }, limits };
-    let mut reader = TarReader::new(tar, limits, false);
-    let mut accepted = 0;
-    while let Ok(Some(entry)) = reader.next_entry() {
-        let (stored, mut seen) = (entry.stored, 0);
-        while let Ok(data) = reader.data() {
-            let len = data.len();
-            if len == 0 {
-                break;
-            }
-            seen += len as u64;
-            reader.consume(len);
-        }
-        assert!(seen <= stored);
-        accepted += u64::from(plan(entry, &rules).is_ok());
-    }
-    accepted
+    judge(tar, dialect, TreeFormat::Overlay).accepted
 }
 
 proptest! {
