@@ -258,3 +258,5 @@ fn check_tag(tag: &str) -> Result<(), ReferenceError> {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod vectors;

@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use vesselrt_fixtures::hostile::{Expect, Fact, Form, HostileLayer, cases};
+use vesselrt_fixtures::hostile::{Expect, Fact, Form, Host, HostileLayer, cases};
 
 use super::listing::{Scratch, is_root, listing, open, skip, xattrs};
 use crate::layer::{Dialect, IdPolicy, TreeFormat, UnpackError, UnpackOptions, UnpackReport, unpack};
@@ -137,12 +137,14 @@ fn long_read(dest: &Path, path: &[u8]) -> Option<Vec<u8>> {
 
 /// Runs every case and names all that fail, not only the first.
 fn run_all(format: TreeFormat, ids: IdPolicy) {
+    let host = Host::look();
     let failed: Vec<&str> = cases()
         .iter()
         .filter(|case| std::panic::catch_unwind(|| run(case, format, ids)).is_err())
         .map(|case| case.name)
         .collect();
     assert!(failed.is_empty(), "{failed:?}");
+    assert!(host.harm().is_empty(), "{:?}", host.harm());
 }
 
 #[test]
