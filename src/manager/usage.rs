@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-use vesselrt_runtime::worker::{Job, JobDone};
+use vesselrt_runtime::worker::{Job, JobDone, Worker};
 use vesselrt_storage::ArchiveUsage;
 use vesselrt_storage::manifest::VesselManifest;
 
@@ -113,10 +113,11 @@ struct Measured {
     bases: HashMap<String, Vec<String>>,
 }
 
-/// Directories that trees are in, as the worker gets them.
-const VESSELS: usize = 0;
-const LAYERS: usize = 1;
-const IMAGES: usize = 2;
+/// Directories that layers are in, as the worker gets them.
+const LAYERS: usize = 0;
+const IMAGES: usize = 1;
+/// Vessels that are measured at a time: their directories are handed over by descriptor.
+const BATCH: usize = 12;
 
 impl ManagerInner {
     /// The archives of a vessel; `None` when the storage cannot tell.
@@ -144,25 +145,39 @@ impl ManagerInner {
                 .extend(dirs::names(self.store.layers.as_fd())?.into_iter().filter(|id| !known.contains(id)));
         }
         let images = names(&mut measured.bases.values().flatten());
-        let ids = names(&mut vessels.iter().map(|vessel| &vessel.id));
         let of = |parent, names: Vec<String>| names.into_iter().map(move |name| (parent, name));
-        let trees: Vec<(usize, String)> =
-            of(IMAGES, images).chain(of(LAYERS, layers)).chain(of(VESSELS, ids)).collect();
-        let parents: [BorrowedFd<'_>; 3] =
-            [self.store.vessels.as_fd(), self.store.layers.as_fd(), self.store.image_layers.as_fd()];
-        let job = Job::MeasureTrees { trees: trees.clone() };
-        let JobDone::Measured(sizes) = self.launcher()?.worker()?.run(&job, &parents, &mut |_| {})? else {
-            return Err(Error::internal("unexpected reply of the worker: not measured"));
-        };
+        let trees: Vec<(usize, String)> = of(IMAGES, images).chain(of(LAYERS, layers)).collect();
+        let mut worker = self.launcher()?.worker()?;
+        let parents = [self.store.layers.as_fd(), self.store.image_layers.as_fd()];
+        let sizes = sizes_of(&mut worker, trees.clone(), &parents)?;
         for ((parent, name), bytes) in trees.into_iter().zip(sizes) {
-            let kind = match parent {
-                VESSELS => &mut measured.vessels,
-                LAYERS => &mut measured.layers,
-                _ => &mut measured.images,
-            };
+            let kind = if parent == LAYERS { &mut measured.layers } else { &mut measured.images };
             kind.insert(name, bytes);
         }
+        for batch in vessels.chunks(BATCH) {
+            self.measure_vessels(&mut worker, batch, &mut measured.vessels)?;
+        }
         Ok(measured)
+    }
+
+    /// Their directory is the user's, and the worker may not even look for theirs in it.
+    fn measure_vessels(
+        &self,
+        worker: &mut Worker,
+        vessels: &[VesselManifest],
+        sizes: &mut HashMap<String, u64>,
+    ) -> Result<()> {
+        let mut open = Vec::with_capacity(vessels.len());
+        for vessel in vessels {
+            if let Some(dir) = self.store.vessel(&vessel.id)? {
+                open.push((vessel.id.clone(), dir));
+            }
+        }
+        let dirs: Vec<BorrowedFd<'_>> = open.iter().map(|(_, dir)| dir.as_fd()).collect();
+        let trees = (0..open.len()).map(|place| (place, ".".to_owned())).collect();
+        let found = sizes_of(worker, trees, &dirs)?;
+        sizes.extend(open.into_iter().map(|(id, _)| id).zip(found));
+        Ok(())
     }
 
     /// The image layers of the vessels that are here.
@@ -176,6 +191,17 @@ impl ManagerInner {
             }
         }
         Ok(bases)
+    }
+}
+
+fn sizes_of(
+    worker: &mut Worker,
+    trees: Vec<(usize, String)>,
+    parents: &[BorrowedFd<'_>],
+) -> Result<Vec<u64>> {
+    match worker.run(&Job::MeasureTrees { trees }, parents, &mut |_| {})? {
+        JobDone::Measured(sizes) => Ok(sizes),
+        _ => Err(Error::internal("unexpected reply of the worker: not measured")),
     }
 }
 

@@ -192,7 +192,7 @@ mod tests {
     fn what_may_not_be_read_is_an_error_and_not_nothing() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join("a/b")).unwrap();
-        fs::set_permissions(dir.path().join("a/b"), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(dir.path().join("a/b"), fs::Permissions::from_mode(0o000)).unwrap();
         let measured = Measure::default().tree(open(dir.path()).as_fd(), b"a");
         // Root reads what has no permissions.
         assert_eq!(measured.is_ok(), rustix::process::geteuid().is_root());
