@@ -119,10 +119,10 @@ enum Verb {
     Logout(registry::Logout),
     /// Say what this host can and cannot do, and the remedy
     Doctor(doctor::Doctor),
-    /// Show the main job on an image made of this host's own tools
-    Demo(demo::Demo),
     /// Measure snapshots, archives and commands on this host, side by side with other tools
     Bench(bench::Bench),
+    /// Show the main job on an image made of this host's own tools
+    Demo(demo::Demo),
     /// Print the completions of a shell
     Completions(completions::Completions),
 }
@@ -175,8 +175,8 @@ async fn dispatch(verb: Verb, context: &Context) -> Outcome<ExitCode> {
         Verb::Pull(args) => registry::pull(args, context).await?,
         Verb::Save(args) => commit::save(args, context).await?,
         Verb::Doctor(args) => return doctor::run(&args, context).await,
-        Verb::Demo(args) => return demo::run(args, context).await,
         Verb::Bench(args) => return bench::run(args, context).await,
+        Verb::Demo(args) => return demo::run(args, context).await,
         Verb::Completions(args) => completions::run(&args, context)?,
     }
     Ok(ExitCode::SUCCESS)

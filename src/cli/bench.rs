@@ -37,7 +37,7 @@ pub(super) struct Bench {
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<u64>::new().range(..=10_000_000))]
     files: Option<u64>,
     /// Bytes of all files together, about, with k, M or G [default: 479M for 20000 files; model and database 419M]
-    #[arg(long, value_name = "BYTES", value_parser = values::bytes)]
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
     size: Option<u64>,
     /// What the tree looks like
     #[arg(long, value_enum, default_value_t = Profile::Mixed)]
@@ -55,11 +55,36 @@ pub(super) struct Bench {
     #[arg(long, value_name = "FILE.svg", value_hint = ValueHint::FilePath)]
     plot: Option<PathBuf>,
     /// Largest size of the drawing
-    #[arg(long, value_name = "BYTES", default_value = "100M", value_parser = values::bytes, requires = "plot")]
+    #[arg(long, value_name = "BYTES", default_value = "100M", value_parser = bytes, requires = "plot")]
     plot_size: u64,
     /// Longest chain of snapshots of the drawing
     #[arg(long, value_name = "N", default_value_t = 200, requires = "plot", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     plot_chain: u32,
+}
+
+/// A number of bytes: with `k`, `M`, `G` or `T` of 1000 and so on, with `Ki`, `Mi`, `Gi` or `Ti` of 1024.
+///
+/// # Errors
+/// A text for the user.
+fn bytes(text: &str) -> Result<u64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let wrong = || format!("{text:?} is not a number of bytes such as 4096, 10k, 500M or 2Gi");
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let unit = unit.strip_suffix('B').unwrap_or(unit);
+    let factor: u64 = match unit {
+        "" => 1,
+        "k" | "K" => 1000,
+        "M" => 1_000_000,
+        "G" => 1_000_000_000,
+        "T" => 1_000_000_000_000,
+        "Ki" => 1 << 10,
+        "Mi" => 1 << 20,
+        "Gi" => 1 << 30,
+        "Ti" => 1 << 40,
+        _ => return Err(wrong()),
+    };
+    number.checked_mul(factor).ok_or_else(wrong)
 }
 
 /// A peer, or nobody.
@@ -91,4 +116,28 @@ pub(super) async fn run(args: Bench, context: &Context) -> Outcome<ExitCode> {
         plot_chain: args.plot_chain,
     };
     bench::run(plan, context).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_decimal_and_binary_units() {
+        for (text, number) in
+            [("0", 0), ("4096", 4096), ("10k", 10_000), ("1M", 1_000_000), ("2GiB", 2 << 30)]
+        {
+            assert_eq!(bytes(text).unwrap(), number, "{text}");
+        }
+        for text in ["", "k", "-1", "1.5M", "1m", "99999999999999999999", "99999999T"] {
+            assert!(bytes(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn peers_have_names_or_are_none() {
+        assert_eq!(peer("none"), Ok(None));
+        assert_eq!(peer("crun"), Ok(Some(Peer::Crun)));
+        assert!(peer("docker").unwrap_err().contains("podman"));
+    }
 }

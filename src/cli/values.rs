@@ -43,31 +43,6 @@ fn duration_or_none(text: &str) -> Result<Duration, String> {
     duration.ok_or_else(wrong)
 }
 
-/// A number of bytes: with `k`, `M`, `G` or `T` of 1000 and so on, with `Ki`, `Mi`, `Gi` or `Ti` of 1024.
-///
-/// # Errors
-/// A text for the user.
-pub(crate) fn bytes(text: &str) -> Result<u64, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let wrong = || format!("{text:?} is not a number of bytes such as 4096, 10k, 500M or 2Gi");
-    let number: u64 = number.parse().map_err(|_| wrong())?;
-    let unit = unit.strip_suffix('B').unwrap_or(unit);
-    let factor: u64 = match unit {
-        "" => 1,
-        "k" | "K" => 1000,
-        "M" => 1_000_000,
-        "G" => 1_000_000_000,
-        "T" => 1_000_000_000_000,
-        "Ki" => 1 << 10,
-        "Mi" => 1 << 20,
-        "Gi" => 1 << 30,
-        "Ti" => 1 << 40,
-        _ => return Err(wrong()),
-    };
-    number.checked_mul(factor).ok_or_else(wrong)
-}
-
 /// A variable for a command: `KEY=VALUE`, or `KEY` alone for the value it has here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Variable {
@@ -245,18 +220,6 @@ mod tests {
         assert_eq!(idle("90s"), Ok(Duration::from_secs(90)));
         assert_eq!(idle(""), Ok(IDLE));
         assert!(idle("soon").is_err());
-    }
-
-    #[test]
-    fn sizes_have_decimal_and_binary_units() {
-        for (text, number) in
-            [("0", 0), ("4096", 4096), ("10k", 10_000), ("1M", 1_000_000), ("2GiB", 2 << 30)]
-        {
-            assert_eq!(bytes(text).unwrap(), number, "{text}");
-        }
-        for text in ["", "k", "-1", "1.5M", "1m", "99999999999999999999", "99999999T"] {
-            assert!(bytes(text).is_err(), "{text}");
-        }
     }
 
     #[test]
