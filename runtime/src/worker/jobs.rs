@@ -70,20 +70,8 @@ pub(super) fn run(job: Job, fds: Vec<OwnedFd>, socket: &UnixStream) -> Result<Jo
                 .map_err(|e| pack_fault("pack an image layer", &e))
         }
         Job::MeasureTrees { trees } => measure(&fds, &trees),
-        Job::Look { format, paths } => {
-            let [layer] = exactly(fds)?;
-            let tree = open_tree(&layer)?;
-            let look = |path: &Vec<u8>| layer::look::look(tree.as_fd(), path, format);
-            let nodes: io::Result<_> = paths.iter().map(look).collect();
-            nodes.map(JobDone::Looked).map_err(|e| Fault::io("look names up in a layer", &e))
-        }
-        Job::CopyFile { path } => {
-            let [layer, out] = exactly(fds)?;
-            let tree = open_tree(&layer)?;
-            let copied = layer::look::open_regular(tree.as_fd(), &path)
-                .and_then(|file| io::copy(&mut File::from(file), &mut File::from(out)));
-            copied.map(JobDone::Copied).map_err(|e| Fault::io("copy a file out of a layer", &e))
-        }
+        Job::Look { format, paths } => look(exactly(fds)?, format, &paths),
+        Job::CopyFile { path } => copy_file(exactly(fds)?, &path),
         Job::RemoveTree { name } => {
             let [parent] = exactly(fds)?;
             layer::remove_tree(parent.as_fd(), name.as_ref())
@@ -97,6 +85,20 @@ pub(super) fn run(job: Job, fds: Vec<OwnedFd>, socket: &UnixStream) -> Result<Jo
             .map(JobDone::Contents)
             .map_err(|e| e.fault("read what was compared")),
     }
+}
+
+fn look([layer]: [OwnedFd; 1], format: TreeFormat, paths: &[Vec<u8>]) -> Result<JobDone, Fault> {
+    let tree = open_tree(&layer)?;
+    let nodes: io::Result<_> =
+        paths.iter().map(|path| layer::look::look(tree.as_fd(), path, format)).collect();
+    nodes.map(JobDone::Looked).map_err(|e| Fault::io("look names up in a layer", &e))
+}
+
+fn copy_file([layer, out]: [OwnedFd; 2], path: &[u8]) -> Result<JobDone, Fault> {
+    let tree = open_tree(&layer)?;
+    let copied = layer::look::open_regular(tree.as_fd(), path)
+        .and_then(|file| io::copy(&mut File::from(file), &mut File::from(out)));
+    copied.map(JobDone::Copied).map_err(|e| Fault::io("copy a file out of a layer", &e))
 }
 
 fn measure(parents: &[OwnedFd], trees: &[(usize, String)]) -> Result<JobDone, Fault> {
