@@ -37,6 +37,7 @@ mod persistence;
 mod property;
 mod registry;
 mod save;
+mod security_doc;
 mod snapshots;
 mod storage;
 mod terminal;
