@@ -29,5 +29,10 @@ doctor *args:
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 
+# Fuzz one target (reference, manifest, tar_entries, unpack, snapshot_archive, shim_frame); needs `cargo install cargo-fuzz`
+fuzz target seconds="600":
+    cd fuzz && cargo run --quiet --release --example seeds -- corpus
+    cd fuzz && cargo fuzz run --sanitizer none {{target}} -- -max_total_time={{seconds}} -max_len=16384 -rss_limit_mb=1024 -print_final_stats=1
+
 # Everything that has to pass
 ci: lint test doc demo

@@ -40,9 +40,26 @@ fn put(dir: &Path, target: &str, name: &str, content: &[u8]) -> io::Result<()> {
 fn references() -> Vec<String> {
     let digest = Digest::sha256(b"x");
     let texts = [
-        "a", "a:5000", "test:5000/r:tag", "library/alpine", "index.docker.io/library/alpine", "docker.io/a/b/c",
-        "localhost/x", "[::1]:5000/r", "xn--n3h.com/x", "Host/x", "a----b", "a__b", "linux/arm64/v8", "linux/amd64", "a/../b",
-        "user:pw@host/r", "http://a/b", "a?x", "host:99999/r", "vessel-1",
+        "a",
+        "a:5000",
+        "test:5000/r:tag",
+        "library/alpine",
+        "index.docker.io/library/alpine",
+        "docker.io/a/b/c",
+        "localhost/x",
+        "[::1]:5000/r",
+        "xn--n3h.com/x",
+        "Host/x",
+        "a----b",
+        "a__b",
+        "linux/arm64/v8",
+        "linux/amd64",
+        "a/../b",
+        "user:pw@host/r",
+        "http://a/b",
+        "a?x",
+        "host:99999/r",
+        "vessel-1",
     ];
     let pinned = ["r@", "h:1/r:tag@", ""].map(|front| format!("{front}{digest}"));
     texts.into_iter().map(str::to_owned).chain(pinned).collect()
@@ -56,8 +73,10 @@ fn documents() -> Vec<(u8, String)> {
     let manifest = format!(r#"{{"schemaVersion":2,"config":{config},"layers":[{layer},{layer}]}}"#);
     let data = manifest.replacen("\"size\":1", "\"size\":1,\"data\":\"eA==\",\"urls\":[\"http://x/\"]", 1);
     let entry = one("application/vnd.oci.image.manifest.v1+json");
-    let platform = entry.replace("\"size\":1", r#""size":1,"platform":{"os":"linux","architecture":"amd64"}"#);
-    let index = format!(r#"{{"schemaVersion":2,"manifests":[{entry},{platform}],"annotations":{{"a":"b"}}}}"#);
+    let platform =
+        entry.replace("\"size\":1", r#""size":1,"platform":{"os":"linux","architecture":"amd64"}"#);
+    let index =
+        format!(r#"{{"schemaVersion":2,"manifests":[{entry},{platform}],"annotations":{{"a":"b"}}}}"#);
     let image = format!(
         r#"{{"architecture":"amd64","os":"linux","created":"2020-01-01T00:00:00Z","config":{{"Env":["A=b"],"Cmd":["x"],
 "User":"0:0","Volumes":{{"/v":{{}}}},"Labels":null}},"rootfs":{{"type":"layers","diff_ids":["{digest}"]}},"history":[]}}"#
@@ -74,16 +93,26 @@ fn documents() -> Vec<(u8, String)> {
         snapshot("a", ""),
         snapshot("b", "a")
     );
-    vec![(0, manifest.clone()), (2, manifest), (0, data), (1, index.clone()), (3, index), (5, vessel), (13, image.clone()), (6, image)]
+    vec![
+        (0, manifest.clone()),
+        (2, manifest),
+        (0, data),
+        (1, index.clone()),
+        (3, index),
+        (5, vessel),
+        (13, image.clone()),
+        (6, image),
+    ]
 }
 
 /// Frames as the two ends really send them.
 fn frames(dir: &Path) -> io::Result<()> {
     use std::io::Read;
     use std::os::unix::net::UnixStream;
-    use vesselrt_runtime::shim::protocol::{ExecRequest, MountSpec, Driver, Reply, Request};
+    use vesselrt_runtime::shim::protocol::{Driver, ExecRequest, MountSpec, Reply, Request};
     use vesselrt_runtime::shim::wire;
-    let exec = ExecRequest { argv: vec![b"sh".to_vec()], env: vec![b"A=b".to_vec()], ..ExecRequest::default() };
+    let exec =
+        ExecRequest { argv: vec![b"sh".to_vec()], env: vec![b"A=b".to_vec()], ..ExecRequest::default() };
     let spec = MountSpec {
         sealed: vec!["s".into()],
         image: vec!["i".into()],
@@ -91,7 +120,12 @@ fn frames(dir: &Path) -> io::Result<()> {
         volatile: false,
         driver: Driver::Kernel,
     };
-    let requests = [Request::Hello, Request::Exec(Box::new(exec)), Request::Remount(spec), Request::Stat { path: b"/x".to_vec(), follow: true }];
+    let requests = [
+        Request::Hello,
+        Request::Exec(Box::new(exec)),
+        Request::Remount(spec),
+        Request::Stat { path: b"/x".to_vec(), follow: true },
+    ];
     for (n, request) in requests.iter().enumerate() {
         let (a, mut b) = UnixStream::pair()?;
         wire::send(&a, request, &[])?;

@@ -18,8 +18,16 @@ use vesselrt_fixtures::archive::{Archive, Item};
 use vesselrt_runtime::layer::{Dialect, IdPolicy, TreeFormat, UnpackOptions, remove_tree, unpack};
 
 /// Files of the world besides directories. Every one is what some layer of the corpus aims at.
-const FILES: [&str; 8] =
-    ["victim/x", "victim/sub/y", "etc/passwd", "etc/f", "tmp/breakout", "x", "work/dest-evil/secret", "proc/self/cwd/f"];
+const FILES: [&str; 8] = [
+    "victim/x",
+    "victim/sub/y",
+    "etc/passwd",
+    "etc/f",
+    "tmp/breakout",
+    "x",
+    "work/dest-evil/secret",
+    "proc/self/cwd/f",
+];
 
 /// The world, and how it was at the beginning.
 #[derive(Debug)]
@@ -32,7 +40,8 @@ pub struct World {
 /// What can be seen of a file; a change of anything changes its ctime.
 fn look(path: &Path) -> [u64; 8] {
     let meta = fs::symlink_metadata(path).expect("what was listed is there");
-    let time = |seconds: i64, nanos: i64| (seconds as u64).wrapping_mul(1_000_000_000).wrapping_add(nanos as u64);
+    let time =
+        |seconds: i64, nanos: i64| (seconds as u64).wrapping_mul(1_000_000_000).wrapping_add(nanos as u64);
     [
         meta.ino(),
         u64::from(meta.mode()),
@@ -51,7 +60,8 @@ fn list(root: &Path, skip: &[PathBuf]) -> BTreeMap<PathBuf, [u64; 8]> {
     while let Some(path) = left.pop() {
         if path == Path::new("/work") {
             // The destination comes and goes here.
-            let names = fs::read_dir(&path).expect("work is there").map(|entry| entry.expect("an entry").path());
+            let names =
+                fs::read_dir(&path).expect("work is there").map(|entry| entry.expect("an entry").path());
             left.extend(names.filter(|name| !name.ends_with("dest")));
             continue;
         }
@@ -60,7 +70,9 @@ fn list(root: &Path, skip: &[PathBuf]) -> BTreeMap<PathBuf, [u64; 8]> {
         }
         let seen = look(&path);
         if seen[1] & 0o170_000 == 0o040_000 {
-            left.extend(fs::read_dir(&path).expect("a directory").map(|entry| entry.expect("an entry").path()));
+            left.extend(
+                fs::read_dir(&path).expect("a directory").map(|entry| entry.expect("an entry").path()),
+            );
         }
         all.insert(path, seen);
     }
@@ -122,7 +134,8 @@ impl World {
         symlink("x", "/victim/link").expect("a link of the world");
         fs::create_dir("/lower").expect("the lower layer");
         let open = |path: &str| {
-            rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).expect("open")
+            rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+                .expect("open")
         };
         let lower = open("/lower");
         let options = UnpackOptions::new(Dialect::Plain, TreeFormat::Plain, IdPolicy::Ignore);

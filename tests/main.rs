@@ -42,6 +42,7 @@ mod property;
 mod registry;
 mod save;
 mod snapshot_files;
+mod security_doc;
 mod snapshots;
 mod storage;
 mod terminal;

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use libfuzzer_sys::fuzz_target;
+use vesselrt_storage::fuzzing::image;
 use vesselrt_storage::image::descriptor::Descriptor;
 use vesselrt_storage::image::document::{Document, best};
 use vesselrt_storage::image::media_type::{
@@ -10,7 +11,6 @@ use vesselrt_storage::image::media_type::{
 };
 use vesselrt_storage::image::platform::Platform;
 use vesselrt_storage::image::{MAX_DESCRIPTORS, MAX_JSON_BYTES, MAX_LAYERS};
-use vesselrt_storage::fuzzing::image;
 use vesselrt_storage::{Digest, VesselManifest, json};
 
 const TYPES: [&str; 5] = [OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST, OCI_CONFIG];

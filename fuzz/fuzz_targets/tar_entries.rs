@@ -6,7 +6,9 @@ use libfuzzer_sys::{fuzz_mutator, fuzz_target};
 use vesselrt_fuzz::{mutate, options};
 use vesselrt_runtime::fuzzing::judge;
 
-fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| { mutate(data, size, max_size, seed) });
+fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
+    mutate(data, size, max_size, seed)
+});
 
 fuzz_target!(|data: &[u8]| {
     let Some((&which, tar)) = data.split_first() else { return };

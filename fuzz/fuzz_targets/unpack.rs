@@ -11,7 +11,9 @@ use vesselrt_runtime::layer::UnpackOptions;
 
 static WORLD: OnceLock<World> = OnceLock::new();
 
-fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| { mutate(data, size, max_size, seed) });
+fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
+    mutate(data, size, max_size, seed)
+});
 
 fuzz_target!(
     init: {

@@ -71,7 +71,7 @@ struct Files {
 }
 
 impl Files {
-    fn new(count: u64) -> impl Read {
+    fn archive(count: u64) -> impl Read {
         Self { at: 0, count, block: Vec::new() }.chain(io::repeat(0).take(1024))
     }
 }
@@ -96,8 +96,8 @@ impl Read for Files {
 fn case_67_two_hundred_thousand_entries_in_one_directory() {
     let many = 200_000;
     let limits = Limits { entries: many, ..Limits::default() };
-    assert_eq!(try_unpack(Files::new(many), limits).unwrap().entries, many);
-    let error = try_unpack(Files::new(u64::MAX), Limits { entries: 1000, ..limits }).unwrap_err();
+    assert_eq!(try_unpack(Files::archive(many), limits).unwrap().entries, many);
+    let error = try_unpack(Files::archive(u64::MAX), Limits { entries: 1000, ..limits }).unwrap_err();
     assert!(matches!(error, UnpackError::Limit { what: "entries", limit: 1000, .. }), "{error:?}");
     assert!(Limits::default().entries <= 2_000_000);
 }
