@@ -50,6 +50,7 @@ pub use manager::prune::{DamagedBlob, ImageUsage, PruneReport, VerifyReport};
 pub use manager::pull::{BlobState, PullOptions, PullProgress, PullReport};
 pub use manager::push::{PushProgress, PushReport, PushState};
 pub use manager::save::SaveFormat;
+pub use manager::trees::{DamagedTree, TreeReport};
 pub use manager::{Manager, VesselStatus};
 pub use vessel::Vessel;
 pub use vessel::exec::{ExecOptions, ExecResult, TIMEOUT_EXIT_CODE};

@@ -18,6 +18,7 @@ pub(crate) mod save;
 mod start;
 mod sweep;
 mod transfer;
+pub(crate) mod trees;
 
 use std::collections::HashMap;
 use std::fmt;

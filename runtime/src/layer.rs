@@ -30,6 +30,7 @@
 #![forbid(unsafe_code)]
 
 pub mod blob;
+pub mod compare;
 pub mod entry;
 pub mod limits;
 pub mod pack;
@@ -48,6 +49,7 @@ mod tests;
 use serde::{Deserialize, Serialize};
 
 pub use blob::{BlobError, BlobSource, Compression, unpack_blob};
+pub use compare::{Comparison, compare_trees};
 pub use entry::Reject;
 pub use limits::Limits;
 pub use pack::{PackError, PackOptions, pack, pack_entry};

@@ -55,6 +55,12 @@ pub enum Job {
         /// How to compress.
         compression: Compression,
     },
+    /// Compares an unpacked image layer with one that was just unpacked. Descriptors: the directory of unpacked layers,
+    /// the new tree. Output: [`JobDone::Compared`].
+    CompareLayer {
+        /// Name of the layer, which has its tree in `fs`.
+        name: String,
+    },
     /// Removes `name` and everything in it. Descriptor: its parent directory. Output: [`JobDone::Removed`].
     RemoveTree {
         /// Name of the entry; no slash.
@@ -76,6 +82,13 @@ pub enum JobDone {
     },
     /// A tar is written.
     Packed(Packed),
+    /// Two trees were compared.
+    Compared {
+        /// How many entries differ.
+        different: u64,
+        /// The first of them, for the user to read.
+        examples: Vec<String>,
+    },
     /// It is gone.
     Removed,
 }

@@ -61,6 +61,13 @@ pub(super) fn run(job: Job, fds: Vec<OwnedFd>, socket: &UnixStream) -> Result<Jo
                 .map(|packed| JobDone::Packed(described(packed)))
                 .map_err(|e| pack_fault("pack an image layer", &e))
         }
+        Job::CompareLayer { name } => {
+            let [layers, expected] = exactly(fds)?;
+            let actual = open_lowers(&layers, std::slice::from_ref(&name))?;
+            layer::compare_trees(expected.as_fd(), actual[0].as_fd())
+                .map(|found| JobDone::Compared { different: found.different, examples: found.examples })
+                .map_err(|e| Fault::io(format!("compare the layer {name}"), &e))
+        }
         Job::RemoveTree { name } => {
             let [parent] = exactly(fds)?;
             layer::remove_tree(parent.as_fd(), name.as_ref())
