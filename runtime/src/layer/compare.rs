@@ -69,10 +69,10 @@ impl Compared {
         other: BorrowedFd<'_>,
     ) -> io::Result<()> {
         let path = if parent.is_empty() { name.to_vec() } else { [parent, b"/", name].concat() };
-        let (expected, actual) = match (look(one, name)?, look(other, name)?) {
-            (Some(expected), Some(actual)) => (expected, actual),
-            (Some(_), None) => return Ok(self.count(&path, Some("it is missing"))),
-            (None, _) => return Ok(self.count(&path, Some("it should not be there"))),
+        let (expected, actual) = (look(one, name)?, look(other, name)?);
+        let (Some(expected), Some(actual)) = (expected, actual) else {
+            self.count(&path, Some(expected.map_or("it should not be there", |_| "it is missing")));
+            return Ok(());
         };
         let mut wrong = differs(&expected, &actual);
         if wrong.is_none() {
