@@ -43,6 +43,7 @@ use crate::manager::pull::{PullOptions, PullProgress, PullReport};
 use crate::manager::push::{PushProgress, PushReport};
 use crate::manager::save::SaveFormat;
 use crate::manager::usage::DiskUsage;
+use crate::manager::trees::TreeReport;
 use vesselrt_storage::registry::Kept as CredentialsKept;
 use vesselrt_storage::{ImageRecord, VesselManifest};
 
@@ -377,6 +378,14 @@ impl Manager {
     /// As there.
     pub fn verify_images(&self, reference: Option<&str>, repair: bool) -> Result<VerifyReport> {
         self.runtime.run(self.inner.verify_images(reference, repair))
+    }
+
+    /// See [`crate::Manager::verify_trees`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn verify_trees(&self, reference: Option<&str>, repair: bool) -> Result<TreeReport> {
+        self.runtime.run(self.inner.verify_trees(reference, repair))
     }
 
     /// See [`crate::Manager::collect_garbage`].

@@ -53,6 +53,7 @@ pub use manager::pull::{BlobState, PullOptions, PullProgress, PullReport};
 pub use manager::push::{PushProgress, PushReport, PushState};
 pub use manager::save::SaveFormat;
 pub use manager::usage::{DiskUsage, SnapshotUsage, UsageTotal, VesselUsage};
+pub use manager::trees::{DamagedTree, TreeReport};
 pub use manager::{Manager, VesselStatus};
 pub use vessel::Vessel;
 pub use vessel::diff::{

@@ -22,6 +22,7 @@ mod sweep;
 mod taps;
 mod transfer;
 pub(crate) mod usage;
+pub(crate) mod trees;
 
 use std::collections::HashMap;
 use std::fmt;

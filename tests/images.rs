@@ -5,6 +5,7 @@ mod corrupt;
 mod debian;
 mod labels;
 mod layers;
+mod trees;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

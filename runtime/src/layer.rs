@@ -31,6 +31,7 @@
 
 pub mod allowance;
 pub mod blob;
+pub mod compare;
 pub mod entry;
 pub mod find;
 mod incoming;
@@ -53,6 +54,7 @@ mod tests;
 use serde::{Deserialize, Serialize};
 
 pub use blob::{BlobError, BlobSource, Compression, unpack_blob};
+pub use compare::{Comparison, compare_trees};
 pub use entry::Reject;
 pub use find::{FileNode, FindError, Node};
 pub use incoming::{Incoming, unpack_incoming};

@@ -88,6 +88,12 @@ pub enum Job {
         /// Clean path, relative to the root of the tree; no symlink on the way is followed.
         path: Vec<u8>,
     },
+    /// Compares an unpacked image layer with one that was just unpacked. Descriptors: the directory of unpacked layers,
+    /// the new tree. Output: [`JobDone::Compared`].
+    CompareLayer {
+        /// Name of the layer, which has its tree in `fs`.
+        name: String,
+    },
     /// Removes `name` and everything in it. Descriptor: its parent directory. Output: [`JobDone::Removed`].
     RemoveTree {
         /// Name of the entry; no slash.
@@ -131,6 +137,13 @@ pub enum JobDone {
     Looked(Vec<Option<Node>>),
     /// A file was written: its bytes.
     Copied(u64),
+    /// Two trees were compared.
+    Compared {
+        /// How many entries differ.
+        different: u64,
+        /// The first of them, for the user to read.
+        examples: Vec<String>,
+    },
     /// It is gone.
     Removed,
     /// What differs.

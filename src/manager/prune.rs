@@ -298,7 +298,7 @@ fn concerns(entry: &ImageEntry, damaged: &[DamagedBlob]) -> bool {
 }
 
 /// Not there, or not as it must be; other errors say nothing about the blob.
-fn is_damage(error: &Error) -> bool {
+pub(super) fn is_damage(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::IntegrityViolation)
 }
 

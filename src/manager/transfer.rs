@@ -12,6 +12,7 @@ use super::prune::{ImageUsage, PruneReport, VerifyReport};
 use super::pull::{self, PullOptions, PullProgress, PullReport};
 use super::push::{self, PushProgress, PushReport};
 use super::save::{self, SaveFormat};
+use super::trees::TreeReport;
 use super::{Manager, history};
 use crate::error::Result;
 use crate::offload::{blocking, detached};
@@ -186,5 +187,17 @@ impl Manager {
     pub async fn verify_images(&self, reference: Option<&str>, repair: bool) -> Result<VerifyReport> {
         let (inner, reference) = (Arc::clone(&self.inner), reference.map(str::to_owned));
         detached(async move { inner.verify_and_repair(reference, repair).await }).await
+    }
+
+    /// Unpacks every layer of an image, or of all images, once more from its blob, compares that with the unpacked layer
+    /// that vessels are mounted on, and says which are damaged. With `repair` those are replaced. Blobs are verified on
+    /// the way; which of them are damaged is the business of [`Self::verify_images`].
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound) "image not found: …". That something cannot be repaired, because a vessel
+    /// runs on it, is no error: [`DamagedTree::repaired`](super::trees::DamagedTree::repaired) is false.
+    pub async fn verify_trees(&self, reference: Option<&str>, repair: bool) -> Result<TreeReport> {
+        let (inner, reference) = (Arc::clone(&self.inner), reference.map(str::to_owned));
+        detached(async move { inner.verify_trees(reference, repair).await }).await
     }
 }

@@ -147,3 +147,24 @@ fn a_hundred_and_twenty_layers_are_one_tree() {
     let id = shell.call(["create", "many"]).succeeds().line();
     assert_eq!(shell.sh(&id, "cd /srv; ls; cat last"), "a\nlast\nlink\nn119\nsub\n119");
 }
+
+/// The overlay lists a whiteout where it has no other directory to merge with, as a name that nobody can look at.
+#[test]
+fn a_whiteout_that_has_nothing_to_hide_is_not_listed() {
+    let shell = Shell::empty();
+    let layer = || Layer::new().dir("own", 0o755, 0).dir("own/deep", 0o755, 0);
+    let lowest = layer().file("own/.wh.first", 0o644, 0, b"").file("own/deep/x", 0o644, 0, b"");
+    let middle = Layer::new().file("own/deep/.wh..wh..opq", 0o644, 0, b"").file("own/deep/y", 0o644, 0, b"");
+    let top = Layer::new()
+        .dir("new", 0o755, 0)
+        .file("new/.wh.never", 0o644, 0, b"")
+        .file("own/deep/.wh.x", 0o644, 0, b"")
+        .file("own/.wh.none", 0o644, 0, b"")
+        .file("own/deep/.wh.y", 0o644, 0, b"");
+    let layers = [crate::testkit::image::base_tar().to_vec(), lowest.finish(), middle.finish(), top.finish()];
+    let layout = shell.beside("layout");
+    crate::testkit::image::oci_layout(&layout, &layers, &serde_json::json!({}));
+    shell.import(&layout, "whiteouts");
+    let id = shell.call(["create", "whiteouts"]).succeeds().line();
+    assert_eq!(shell.sh(&id, "cd /; find own new"), "own\nown/deep\nnew\n");
+}

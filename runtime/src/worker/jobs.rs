@@ -72,6 +72,13 @@ pub(super) fn run(job: Job, fds: Vec<OwnedFd>, socket: &UnixStream) -> Result<Jo
         Job::MeasureTrees { trees } => measure(&fds, &trees),
         Job::Look { format, paths } => look(exactly(fds)?, format, &paths),
         Job::CopyFile { path } => copy_file(exactly(fds)?, &path),
+        Job::CompareLayer { name } => {
+            let [layers, expected] = exactly(fds)?;
+            let actual = open_lowers(&layers, std::slice::from_ref(&name))?;
+            layer::compare_trees(expected.as_fd(), actual[0].as_fd())
+                .map(|found| JobDone::Compared { different: found.different, examples: found.examples })
+                .map_err(|e| Fault::io(format!("compare the layer {name}"), &e))
+        }
         Job::RemoveTree { name } => {
             let [parent] = exactly(fds)?;
             layer::remove_tree(parent.as_fd(), name.as_ref())

@@ -5,7 +5,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use vesselrt::{ErrorKind, ImageRecord, VerifyReport};
+use vesselrt::{DamagedTree, ErrorKind, ImageRecord, TreeReport, VerifyReport};
 
 use super::{Which, to_json};
 use crate::cli::tables::{Table, ago, short, size};
@@ -34,15 +34,20 @@ pub(crate) struct Prune {
 /// Arguments of `image verify`.
 #[derive(Debug, Args)]
 #[command(
-    after_long_help = "Reads every blob and compares it with its digest. Exit code 125 when something is damaged."
+    after_long_help = "Reads every blob and compares it with its digest. With --trees every layer is also unpacked once \
+                       more, and compared with the unpacked layer that vessels are mounted on; --repair then puts the \
+                       new one in its place, unless a vessel runs on it. Exit code 125 when something is damaged."
 )]
 pub(crate) struct Verify {
     /// Reference or digest of the image [default: all]
     #[arg(value_name = "REF")]
     reference: Option<String>,
-    /// Have what is damaged again from the registry
+    /// Have what is damaged again from the registry, or unpack it anew
     #[arg(long)]
     repair: bool,
+    /// Compare unpacked layers with their blobs, too
+    #[arg(long)]
+    trees: bool,
 }
 
 pub(crate) async fn tag(args: &Tag, context: &Context) -> Outcome {
@@ -70,13 +75,22 @@ pub(crate) async fn prune(args: &Prune, context: &Context) -> Outcome {
 }
 
 pub(crate) async fn verify(args: &Verify, context: &Context) -> Outcome {
-    let report = context.manager().await?.verify_images(args.reference.as_deref(), args.repair).await?;
-    tell(&report, context)
+    let manager = context.manager().await?;
+    let report = manager.verify_images(args.reference.as_deref(), args.repair).await?;
+    let trees = match args.trees {
+        true => Some(manager.verify_trees(args.reference.as_deref(), args.repair).await?),
+        false => None,
+    };
+    tell(&report, trees.as_ref(), context)
 }
 
-fn tell(report: &VerifyReport, context: &Context) -> Outcome {
+fn tell(report: &VerifyReport, trees: Option<&TreeReport>, context: &Context) -> Outcome {
     let left: Vec<_> = report.damaged.iter().filter(|blob| !report.repaired.contains(&blob.digest)).collect();
-    if context.json && left.is_empty() {
+    let bad = trees.iter().flat_map(|trees| &trees.damaged).filter(|tree| !tree.repaired);
+    let bad: Vec<String> =
+        bad.map(|tree| format!("unpacked layer {} ({})", tree.chain_id, tree.reasons.join("; "))).collect();
+    let whole = left.is_empty() && bad.is_empty();
+    if context.json && whole {
         let damaged: Vec<Value> = report
             .damaged
             .iter()
@@ -85,20 +99,39 @@ fn tell(report: &VerifyReport, context: &Context) -> Outcome {
                 json!({ "digest": blob.digest.to_string(), "reason": blob.reason, "repaired": repaired })
             })
             .collect();
-        return context
-            .print_json(&json!({ "blobs": report.blobs, "bytes": report.bytes, "damaged": damaged }));
+        let mut found = json!({ "blobs": report.blobs, "bytes": report.bytes, "damaged": damaged });
+        if let Some(trees) = trees {
+            found["trees"] = in_json(trees);
+        }
+        return context.print_json(&found);
+    }
+    for tree in trees.iter().flat_map(|trees| &trees.damaged).filter(|tree| tree.repaired) {
+        context.warn(&format!("unpacked layer {} was damaged and is unpacked anew", tree.chain_id));
     }
     for digest in &report.repaired {
         context.warn(&format!("{digest} was damaged and is repaired"));
     }
-    if left.is_empty() {
+    if whole {
         let (blobs, bytes) = (report.blobs, size(report.bytes));
-        return context.print_line(&format!("{blobs} blobs, {bytes}: all as they must be"));
+        let layers = trees.map_or_else(String::new, |trees| format!(", {} unpacked layers", trees.layers));
+        return context.print_line(&format!("{blobs} blobs, {bytes}{layers}: all as they must be"));
     }
     let list: Vec<String> = left.iter().map(|blob| format!("{} ({})", blob.digest, blob.reason)).collect();
-    let error = format!("{} damaged blobs: {}", left.len(), list.join(", "));
+    let error = match list.is_empty() {
+        true => format!("{} damaged trees: {}", bad.len(), bad.join(", ")),
+        false => format!("{} damaged blobs: {}", left.len(), [list, bad].concat().join(", ")),
+    };
     Err(Failure::of_kind(&ErrorKind::IntegrityViolation, error)
         .remedy("vesselrt image verify --repair, or pull or import the image again"))
+}
+
+fn in_json(trees: &TreeReport) -> Value {
+    let damaged = |tree: &DamagedTree| {
+        let (digest, chain) = (tree.digest.to_string(), tree.chain_id.to_string());
+        let (different, reasons, repaired) = (tree.different, &tree.reasons, tree.repaired);
+        json!({ "digest": digest, "chainId": chain, "different": different, "reasons": reasons, "repaired": repaired })
+    };
+    json!({ "layers": trees.layers, "damaged": trees.damaged.iter().map(damaged).collect::<Vec<_>>() })
 }
 
 pub(crate) async fn history(args: &Which, context: &Context) -> Outcome {
