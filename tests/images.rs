@@ -4,6 +4,7 @@
 mod corrupt;
 mod debian;
 mod layers;
+mod passing;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
