@@ -33,7 +33,7 @@ fn an_archive_is_unpacked_while_it_is_read() {
                 ImportProgress::Unpacking { .. } => *late.lock().unwrap() += 1,
                 _ => *read.lock().unwrap() += 1,
             };
-            let image = manager.import_image(path, "passing:1", tell).await.unwrap();
+            let image = manager.import_image(path, "passing:1", tell).await.unwrap().image;
             let image = image.layers.iter().map(|layer| layer.chain_id.hex().to_owned());
             let image: Vec<String> = image.collect();
             assert_eq!(image.len(), layers);
