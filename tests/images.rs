@@ -6,6 +6,7 @@ mod debian;
 mod labels;
 mod layers;
 mod trees;
+mod passing;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -37,7 +37,7 @@ pub enum Job {
         lowers: Vec<String>,
     },
     /// Unpacks an image layer while it arrives, whatever it is. Descriptors: the stream, the directory of unpacked
-    /// layers, the empty directory to unpack into. Output: [`JobDone::Arrived`].
+    /// layers, the one of layers that arrived before, the empty directory to unpack into. Output: [`JobDone::Arrived`].
     UnpackIncoming {
         /// How it is compressed.
         compression: Compression,
@@ -45,8 +45,8 @@ pub enum Job {
         most: u64,
         /// Whether the end of the tar must be marked, because nothing else says where it has to be.
         strict: bool,
-        /// Layers below, as of [`Job::UnpackLayer`].
-        lowers: Vec<String>,
+        /// Layers below, topmost first.
+        lowers: Vec<Lower>,
     },
     /// Unpacks a snapshot archive (an uncompressed tar). Descriptors: the archive (may be a pipe), the empty directory.
     /// Output: [`JobDone::Unpacked`].
@@ -104,6 +104,15 @@ pub enum Job {
     Diff(DiffRequest),
     /// Reads files of layers. Descriptors: those of [`Job::Diff`]. Output: [`JobDone::Contents`].
     ReadFiles(ReadRequest),
+}
+
+/// A layer below one that arrives: a name in a directory, with its tree in `fs`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Lower {
+    /// In the directory of unpacked layers.
+    Unpacked(String),
+    /// In that of the layers that arrived before.
+    Arrived(String),
 }
 
 /// What a worker did.

@@ -133,9 +133,12 @@ impl ManagerInner {
             let before = before.ok().flatten().flatten();
             let mut taps = Taps::new(&self);
             let image = self.import_path(&import, reference, &mut *progress, &mut taps)?;
-            let mut warnings = taps.warnings();
-            let unpacked = self.unpack_image(&image, &mut *progress);
-            warnings.extend(unpacked.inspect_err(|_| self.take_name_back(&image, before.as_ref()))?);
+            let tapped = taps.publish();
+            let unpacked = tapped.and_then(|mut warnings| {
+                warnings.extend(self.unpack_image(&image, &mut *progress)?);
+                Ok(warnings)
+            });
+            let warnings = unpacked.inspect_err(|_| self.take_name_back(&image, before.as_ref()))?;
             Ok(ImportReport { image, warnings })
         })
         .await
@@ -281,7 +284,9 @@ impl ManagerInner {
         blocking(move || {
             let path = staged.path().join(ARCHIVE);
             let mut taps = Taps::new(&own);
-            own.import_path(&ImageImport::new(path), Some(reference), &mut |_| {}, &mut taps)
+            let image = own.import_path(&ImageImport::new(path), Some(reference), &mut |_| {}, &mut taps)?;
+            taps.publish()?;
+            Ok(image)
         })
         .await
     }

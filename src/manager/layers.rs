@@ -141,15 +141,21 @@ async fn feed(mut archive: ByteStream, pipe: tokio::net::unix::pipe::Sender) -> 
 }
 
 /// A directory for a layer that is to be unpacked, and in it the one for its tree.
-pub(super) fn stage_tree(store: &Arc<Store>) -> Result<(Staged, OwnedFd)> {
+fn stage_tree(store: &Arc<Store>) -> Result<(Staged, OwnedFd)> {
     let staged = Staged::new(store)?;
-    spread(staged.dir());
+    let tree = make_tree(store, staged.dir())?;
+    Ok((staged, tree))
+}
+
+/// Makes the directory for the tree of a layer in that of the layer.
+pub(super) fn make_tree(store: &Store, layer: BorrowedFd<'_>) -> Result<OwnedFd> {
+    spread(layer);
     // Under a name of its own first: the file system chooses the place by the name.
     let name = unique(TREE);
-    let tree = store.make_owned(staged.dir(), &name)?;
-    rustix::fs::renameat(staged.dir(), name, staged.dir(), TREE)
+    let tree = store.make_owned(layer, &name)?;
+    rustix::fs::renameat(layer, name, layer, TREE)
         .map_err(|e| Error::io("failed to name the directory of a layer", e))?;
-    Ok((staged, tree))
+    Ok(tree)
 }
 
 /// Layers have nothing to do with each other: ext4 is told to begin each where the disk has room, instead of beside the
@@ -163,7 +169,7 @@ fn spread(dir: BorrowedFd<'_>) {
 }
 
 /// Gives a layer its name. One that another process has published meanwhile is as good.
-pub(super) fn publish(staged: Staged, parent: BorrowedFd<'_>, name: &str) -> Result<()> {
+fn publish(staged: Staged, parent: BorrowedFd<'_>, name: &str) -> Result<()> {
     dirs::sync(staged.dir())?;
     staged.publish(parent, name)?;
     dirs::sync(parent)

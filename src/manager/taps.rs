@@ -2,34 +2,36 @@
 #![forbid(unsafe_code)]
 
 use std::io::{self, PipeReader, PipeWriter, Write};
-use std::os::fd::AsFd;
-use std::sync::Arc;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::thread::JoinHandle;
 
 use vesselrt_runtime::shim::client::CallError;
-use vesselrt_runtime::worker::{self, Job, JobDone, Worker};
+use vesselrt_runtime::worker::{self, Job, JobDone, Lower, Worker};
 use vesselrt_storage::Digest;
 use vesselrt_storage::archive::{LayerTap, TapLayer, TapStream, Tapped};
 use vesselrt_storage::compression::Compression;
 use vesselrt_storage::image::record::chain_id;
 
 use super::ManagerInner;
-use super::layers::{publish, sha256_hex, stage_tree};
+use super::layers::{make_tree, sha256_hex};
 use crate::error::{Error, Result};
-use crate::store::staged::Staged;
+use crate::store::staged::{Staged, unique};
 use crate::store::{Store, dirs};
 
 /// Bytes in a pipe between two processes that both have other things to do: what may be asked for without privilege
 /// (pipe(7), `/proc/sys/fs/pipe-max-size`).
 const PIPE: usize = 1 << 20;
 
-/// Unpacks the layers of one image, from below, into the unpacked layers of the store. Whatever fails here, or comes in
-/// another order, is left to [`ManagerInner::unpack_layers`].
+/// Unpacks the layers of one image, from below, into a staging directory. Whatever fails here, or comes in another order,
+/// is left to [`ManagerInner::unpack_layers`].
 pub(super) struct Taps<'a> {
     manager: &'a ManagerInner,
     worker: Option<Worker>,
-    /// Layers that are there: their chain ids, topmost first.
-    below: Vec<String>,
+    /// Where the layers are until the image is whole: under their chain ids.
+    home: Option<Staged>,
+    arrived: Vec<String>,
+    /// All layers so far, topmost first.
+    below: Vec<Lower>,
     chain: Option<Digest>,
     warnings: Vec<String>,
 }
@@ -37,12 +39,20 @@ pub(super) struct Taps<'a> {
 impl<'a> Taps<'a> {
     /// For one image. Hold the lock that keeps images from being removed.
     pub(super) fn new(manager: &'a ManagerInner) -> Self {
-        Self { manager, worker: None, below: Vec::new(), chain: None, warnings: Vec::new() }
+        let (below, arrived) = (Vec::new(), Vec::new());
+        Self { manager, worker: None, home: None, arrived, below, chain: None, warnings: Vec::new() }
     }
 
-    /// What was left out or changed.
-    pub(super) fn warnings(self) -> Vec<String> {
-        self.warnings
+    /// The image is whole: its layers get their places. Says what was left out or changed in them.
+    pub(super) fn publish(self) -> Result<Vec<String>> {
+        let layers = self.manager.store.image_layers.as_fd();
+        for chain in &self.arrived {
+            let Some(home) = &self.home else { break };
+            // One that another process has published meanwhile is as good.
+            dirs::publish(home.dir(), chain, layers, chain)?;
+        }
+        dirs::sync(layers)?;
+        Ok(self.warnings)
     }
 
     /// A layer with this content on those that are there.
@@ -50,8 +60,8 @@ impl<'a> Taps<'a> {
         chain_id(self.chain.as_ref(), diff_id)
     }
 
-    fn add(&mut self, chain: Digest) {
-        self.below.insert(0, chain.hex().to_owned());
+    fn add(&mut self, chain: Digest, layer: impl FnOnce(String) -> Lower) {
+        self.below.insert(0, layer(chain.hex().to_owned()));
         self.chain = Some(chain);
     }
 
@@ -60,7 +70,7 @@ impl<'a> Taps<'a> {
         let chain = self.chain_on(diff_id);
         let there = dirs::exists(self.manager.store.image_layers.as_fd(), sha256_hex(&chain)?)?;
         if there {
-            self.add(chain);
+            self.add(chain, Lower::Unpacked);
         }
         Ok(there)
     }
@@ -78,11 +88,16 @@ impl<'a> Taps<'a> {
             strict: layer.diff_id.is_none(),
             lowers: self.below.clone(),
         };
-        Running::new(&self.manager.store, worker, job)
+        let store = &self.manager.store;
+        let home = match &self.home {
+            Some(home) => home,
+            None => self.home.insert(Staged::new(store)?),
+        };
+        Running::new(store, home.dir(), worker, job)
     }
 
     fn take(&mut self, running: Running, expected: Option<&Digest>) -> Result<Tapped> {
-        let (worker, staged, done) = running.join()?;
+        let (worker, layer, name, done) = running.join()?;
         self.worker = Some(worker);
         let JobDone::Arrived { diff_id, zeros, entries, warnings } = done else {
             return Err(Error::internal("unexpected reply of the worker: not unpacked"));
@@ -93,8 +108,12 @@ impl<'a> Taps<'a> {
             return Err(Error::integrity("the layer is not the one that it should be"));
         }
         let chain = self.chain_on(&diff_id);
-        publish(staged, self.manager.store.image_layers.as_fd(), chain.hex())?;
-        self.add(chain);
+        let home = self.home.as_ref().ok_or_else(|| Error::internal("a layer without a place"))?.dir();
+        dirs::sync(layer.as_fd())?;
+        rustix::fs::renameat(home, name, home, sha256_hex(&chain)?)
+            .map_err(|e| Error::io("failed to name an unpacked layer", e))?;
+        self.arrived.push(chain.hex().to_owned());
+        self.add(chain, Lower::Arrived);
         self.warnings.extend(warnings);
         Ok(Tapped { diff_id, zeros, entries })
     }
@@ -142,30 +161,35 @@ impl TapStream for Way<'_, '_> {
 /// A worker that unpacks what is written to its pipe.
 struct Running {
     pipe: PipeWriter,
-    staged: Staged,
+    layer: OwnedFd,
+    name: String,
     thread: JoinHandle<(Worker, Result<JobDone, CallError>)>,
 }
 
 impl Running {
-    fn new(store: &Arc<Store>, mut worker: Worker, job: Job) -> Result<Self> {
+    fn new(store: &Store, home: BorrowedFd<'_>, mut worker: Worker, job: Job) -> Result<Self> {
         let failed = |e| Error::io("failed to start unpacking a layer", e);
-        let (staged, tree) = stage_tree(store)?;
+        let name = unique("layer");
+        let layer = store.make_owned(home, &name)?;
+        let tree = make_tree(store, layer.as_fd())?;
         let layers = store.image_layers.try_clone().map_err(failed)?;
+        let before = home.try_clone_to_owned().map_err(failed)?;
         let (theirs, pipe) = pipe().map_err(failed)?;
         let run = move || {
-            let done = worker.run(&job, &[theirs.as_fd(), layers.as_fd(), tree.as_fd()], &mut |_| {});
+            let fds = [theirs.as_fd(), layers.as_fd(), before.as_fd(), tree.as_fd()];
+            let done = worker.run(&job, &fds, &mut |_| {});
             (worker, done)
         };
         let thread = std::thread::Builder::new().name("vesselrt-unpack".into()).spawn(run).map_err(failed)?;
-        Ok(Self { pipe, staged, thread })
+        Ok(Self { pipe, layer, name, thread })
     }
 
     /// The stream is complete: waits for what it came to.
-    fn join(self) -> Result<(Worker, Staged, JobDone)> {
+    fn join(self) -> Result<(Worker, OwnedFd, String, JobDone)> {
         drop(self.pipe);
         let (worker, done) =
             self.thread.join().map_err(|_| Error::internal("the unpacking thread panicked"))?;
-        Ok((worker, self.staged, done?))
+        Ok((worker, self.layer, self.name, done?))
     }
 }
 

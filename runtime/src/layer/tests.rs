@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod hostile;
+mod incoming;
 mod interop;
 mod limits;
 mod listing;

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{Mode, OFlags};
 
 use super::squeeze::Squeeze;
-use super::{Job, JobDone, Message};
-use crate::diff;
+use super::{Job, JobDone, Lower, Message};
+use crate::{diff};
 use crate::layer::{
     self, BlobSource, Compression, Dialect, IdPolicy, PackError, PackOptions, TreeFormat, UnpackOptions,
     Warning, WarningKind, Warnings,
@@ -39,8 +39,12 @@ pub(super) fn run(job: Job, fds: Vec<OwnedFd>, socket: &UnixStream) -> Result<Jo
                 .map_err(|e| blob_fault("unpack an image layer", &e))
         }
         Job::UnpackIncoming { compression, most, strict, lowers } => {
-            let [stream, layers, dest] = exactly(fds)?;
-            let lowers = open_lowers(&layers, &lowers)?;
+            let [stream, layers, before, dest] = exactly(fds)?;
+            let open = |lower: &Lower| match lower {
+                Lower::Unpacked(name) => open_lower(&layers, name),
+                Lower::Arrived(name) => open_lower(&before, name),
+            };
+            let lowers = lowers.iter().map(open).collect::<Result<Vec<_>, _>>()?;
             let lowers: Vec<BorrowedFd<'_>> = lowers.iter().map(AsFd::as_fd).collect();
             let options = UnpackOptions { allow_missing_end: !strict, ..options(Dialect::Oci)? };
             layer::unpack_incoming(File::from(stream), compression, most, dest.as_fd(), &lowers, &options)
@@ -167,13 +171,14 @@ fn open_tree(layer: &OwnedFd) -> Result<OwnedFd, Fault> {
 }
 
 fn open_lowers(layers: &OwnedFd, names: &[String]) -> Result<Vec<OwnedFd>, Fault> {
+    names.iter().map(|name| open_lower(layers, name)).collect()
+}
+
+fn open_lower(layers: &OwnedFd, name: &str) -> Result<OwnedFd, Fault> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let resolve = rustix::fs::ResolveFlags::BENEATH | rustix::fs::ResolveFlags::NO_SYMLINKS;
-    let open = |name: &String| {
-        rustix::fs::openat2(layers, format!("{name}/fs"), flags, Mode::empty(), resolve)
-            .map_err(|e| Fault::io(format!("open the layer {name}"), &e.into()))
-    };
-    names.iter().map(open).collect()
+    rustix::fs::openat2(layers, format!("{name}/fs"), flags, Mode::empty(), resolve)
+        .map_err(|e| Fault::io(format!("open the layer {name}"), &e.into()))
 }
 
 fn options(dialect: Dialect) -> Result<UnpackOptions, Fault> {

@@ -5,6 +5,7 @@ mod build;
 mod docker;
 mod layout;
 mod rootfs;
+mod tapped;
 mod tools;
 
 use std::path::{Path, PathBuf};
