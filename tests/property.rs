@@ -14,7 +14,7 @@ use crate::testkit::image::attribute_tools_tar;
 use crate::testkit::{BASE, Cap, Store, need, run, sh, tree};
 
 /// Trees that are tried.
-const CASES: u32 = 24;
+const CASES: u32 = 18;
 
 /// Something that changes a tree. Names are few, so that operations meet.
 #[derive(Debug, Clone)]
