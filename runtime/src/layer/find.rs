@@ -131,7 +131,7 @@ pub fn find(
         let path = TreePath::clean(&entry.path, limits).map_err(|source| FindError::Path { at, source })?;
         let (stored, offset) = (entry.stored, source.position());
         note(&mut found, wanted, path.as_bytes(), entry, offset);
-        let rest = stored.checked_add(padding(stored)).unwrap_or(u64::MAX);
+        let rest = stored.saturating_add(padding(stored));
         source.skip(rest).map_err(|source| FindError::Skip { at, source })?;
     }
 }
@@ -142,7 +142,7 @@ fn note(found: &mut [Option<Node>], wanted: &[Vec<u8>], path: &[u8], entry: Entr
     let mut node = None;
     for (found, wanted) in found.iter_mut().zip(wanted) {
         if wanted == path {
-            node.get_or_insert_with(|| found);
+            node.get_or_insert(found);
         } else if is_below(wanted, path) && !is_directory {
             *found = None;
         } else if is_below(path, wanted) && found.is_none() {
