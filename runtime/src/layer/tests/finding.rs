@@ -101,7 +101,7 @@ fn an_archive_and_its_tree_say_the_same_of_every_name() {
             }
             // The second name, which a tree does not tell from the first.
             (Some(Node::Hardlink(first)), Some(Node::File(_))) => {
-                assert_eq!((*name, &first[..]), ("later", &b"d/a"[..]))
+                assert_eq!((*name, &first[..]), ("later", &b"d/a"[..]));
             }
             (found, seen) => assert_eq!(found, seen, "{name}"),
         }
