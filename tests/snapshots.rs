@@ -3,6 +3,7 @@
 
 mod damaged;
 mod upkeep;
+mod foreign;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use vesselrt::{ErrorKind, ExecOptions, OpenOptions, SnapshotManifest, Vessel};

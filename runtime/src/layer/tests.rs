@@ -1,6 +1,7 @@
 //! Tests of whole archives and whole trees.
 #![forbid(unsafe_code)]
 
+mod finding;
 mod hostile;
 mod incoming;
 mod interop;
