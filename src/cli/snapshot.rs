@@ -46,6 +46,9 @@ pub(super) struct Create {
     /// What to say about it
     #[arg(short, long, value_name = "MSG", default_value = "")]
     message: String,
+    /// Label of the snapshot; may be repeated
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label::given)]
+    labels: Vec<(String, String)>,
 }
 
 /// Arguments of `snapshot ls`.
@@ -121,7 +124,13 @@ pub(super) async fn run(verb: Verb, context: &Context) -> Outcome {
 
 async fn create(args: &Create, context: &Context) -> Outcome {
     let snapshot = context
-        .with_vessel(&args.id, async |vessel| Ok(vessel.create_snapshot(&args.message).await?))
+        .with_vessel(&args.id, async |vessel| {
+            let made = vessel.create_snapshot(&args.message).await?;
+            match args.labels.as_slice() {
+                [] => Ok(made),
+                labels => Ok(vessel.set_snapshot_labels(&made.id, labels.iter().cloned().collect()).await?),
+            }
+        })
         .await?;
     match context.json {
         true => context.print_json(&snapshot),
