@@ -122,7 +122,7 @@ pub(super) async fn ls(_: &Ls, context: &Context) -> Outcome {
             manifest.id.clone(),
             printable(manifest.base_image_ref.as_bytes()),
             state(status.as_ref()),
-            manifest.snapshots.len().to_string(),
+            manifest.named_snapshots().len().to_string(),
             ago(manifest.create_time, now),
         ]);
     }
@@ -154,7 +154,7 @@ pub(super) async fn inspect(args: &Inspect, context: &Context) -> Outcome {
     table.row(["workdir", &or_none(&manifest.work_dir)]);
     table.row(["status", &state(status.as_ref())]);
     table.row(["snapshot", &or_none(&manifest.current_snapshot_id)]);
-    table.row(["snapshots", &manifest.snapshots.len().to_string()]);
+    table.row(["snapshots", &manifest.named_snapshots().len().to_string()]);
     table.row(["created", &ago(manifest.create_time, now)]);
     table.row(["updated", &ago(manifest.update_time, now)]);
     for (key, value) in &manifest.labels {
@@ -181,6 +181,9 @@ pub(super) async fn rm(args: Rm, context: &Context) -> Outcome {
 /// The manifest with its stored field names, and what is only known now beside them.
 fn to_json(manifest: &VesselManifest, status: Option<&VesselStatus>) -> Outcome<Value> {
     let mut value = serde_json::to_value(manifest)
+        .map_err(|e| Failure::internal(format!("failed to write a manifest as JSON: {e}")))?;
+    // What has lost its name is none of the user's.
+    value["snapshots"] = serde_json::to_value(manifest.named_snapshots())
         .map_err(|e| Failure::internal(format!("failed to write a manifest as JSON: {e}")))?;
     value["status"] = status.map_or(Value::Null, |status| {
         json!({

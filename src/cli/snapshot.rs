@@ -57,6 +57,9 @@ pub(super) struct Create {
     /// How much to compress the archive: 1 is fastest, 19 smallest [default: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=19))]
     level: Option<i32>,
+    /// Label of the snapshot; may be repeated
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label::given)]
+    labels: Vec<(String, String)>,
 }
 
 /// Arguments of `snapshot ls`.
@@ -135,7 +138,13 @@ pub(super) async fn run(verb: Verb, context: &Context) -> Outcome {
 async fn create(args: &Create, context: &Context) -> Outcome {
     let snapshot = context
         .compressing(args.level)
-        .with_vessel(&args.id, async |vessel| Ok(vessel.create_snapshot(&args.message).await?))
+        .with_vessel(&args.id, async |vessel| {
+            let made = vessel.create_snapshot(&args.message).await?;
+            match args.labels.as_slice() {
+                [] => Ok(made),
+                labels => Ok(vessel.set_snapshot_labels(&made.id, labels.iter().cloned().collect()).await?),
+            }
+        })
         .await?;
     match context.json {
         true => context.print_json(&snapshot),

@@ -73,6 +73,11 @@ fn snapshots_are_shown_as_a_tree_and_chosen_by_label() {
     );
     let table = shell.call(["snapshot", "ls", &id]).succeeds().text();
     assert!(table.lines().next().unwrap().ends_with("LABELS") && table.contains("tests=failed"), "{table}");
+    let labelled = ["snapshot", "create", &id, "--label", "x=1", "--label", "y"];
+    let made = shell.call(labelled).in_json().succeeds().json();
+    assert_eq!(made["labels"], json!({ "x": "1", "y": "" }));
+    shell.call(["snapshot", "create", &id, "--label", "vesselrt.x=1"]).refused("invalid_argument");
+    assert_eq!(shell.call(["snapshot", "ls", &id, "--label", "y="]).in_json().succeeds().json()[0], made);
     shell.call(["snapshot", "label", &id, "none"]).refused("not_found");
     shell.call(["snapshot", "label", &id, &b, "vesselrt.unnamed="]).refused("invalid_argument");
 }

@@ -86,27 +86,24 @@ async fn all_forks_are_made_or_none(store: &Store) {
     }
 }
 
-/// A second store with the same storage has the origin open while a fork arrives from the first.
+/// Two stores with one storage: the origin is made in one and forked in the other, and the fork comes to the first, where
+/// nobody knows that the origin was forked. Its layer is the origin's, which goes while the fork runs.
 async fn forks_come_to_stores_that_know_the_origin(store: &Store) {
     let memory: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
     let (here, origin) = vessel_in(store, &memory).await;
-    let elsewhere = store.beside("elsewhere");
-    let there = Manager::new(store.config().root(&elsewhere).storage(memory)).await.unwrap();
-    store.stock(&there).await;
-    let open = there.open_vessel(&origin).await.unwrap();
-    assert_eq!(state(&open).await, "one\n");
-    open.close().await.unwrap();
     let from = here.vessel_manifest(&origin).await.unwrap().current_snapshot_id;
-    let fork = here.fork_vessel(&origin, ForkOptions::new().from(&from)).await.unwrap().remove(0);
-    let open = there.open_vessel(&fork.id).await.unwrap();
-    // Its layer is the origin's, which goes while the fork runs.
-    there.delete_vessel(&origin).await.unwrap();
-    there.collect_garbage().await.unwrap();
-    assert_eq!(leftovers::entries(&elsewhere.join("layers")).len(), 1);
+    let there = Manager::new(store.config().root(store.beside("elsewhere")).storage(memory)).await.unwrap();
+    store.stock(&there).await;
+    let fork = there.fork_vessel(&origin, ForkOptions::new().from(&from)).await.unwrap().remove(0);
+    there.close().await.unwrap();
+    let open = here.open_vessel(&fork.id).await.unwrap();
+    here.delete_vessel(&origin).await.unwrap();
+    here.collect_garbage().await.unwrap();
+    let layers = || leftovers::entries(&store.root().join("layers")).len();
+    assert_eq!(layers(), 1);
     assert_eq!(sh(&open, "cat state").await, "one\n");
     open.close().await.unwrap();
-    there.delete_vessel(&fork.id).await.unwrap();
-    there.close().await.unwrap();
-    assert_eq!(leftovers::entries(&elsewhere.join("layers")).len(), 0);
+    here.delete_vessel(&fork.id).await.unwrap();
     here.close().await.unwrap();
+    assert_eq!(layers(), 0);
 }

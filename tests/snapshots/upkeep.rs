@@ -3,11 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use vesselrt::{ErrorKind, Manager, SnapshotDeletion, SnapshotPruning, Vessel};
+use vesselrt::{ErrorKind, Manager, SnapshotDeletion, SnapshotPruning, Storage, Vessel};
+use vesselrt_storage::MemoryStorage;
 
 use super::{messages, snapshot, state};
+use crate::testkit::faulty::{Failure, FaultyStorage};
 use crate::testkit::{Store, fails, fails_with, leftovers, sh, tests, tests_on_each_driver};
 
 tests_on_each_driver!(a_squashed_snapshot_leaves_its_data_to_those_based_on_it);
@@ -21,6 +24,7 @@ tests!(
     pruning_keeps_what_it_has_to,
     labels_are_replaced_and_those_of_ours_stay,
     archives_that_nobody_mentions_are_collected,
+    a_removal_happens_or_does_not,
 );
 
 fn archives(store: &Store, vessel: &Vessel) -> Vec<PathBuf> {
@@ -220,8 +224,60 @@ async fn archives_that_nobody_mentions_are_collected(store: &Store) {
     std::fs::write(dir.join("old.tar"), "left").unwrap();
     let past = std::time::SystemTime::now() - Duration::from_secs(7200);
     std::fs::File::options().write(true).open(dir.join("old.tar")).unwrap().set_modified(past).unwrap();
-    let shared = std::sync::Arc::new(vesselrt::CompressedStorage::local(store.root().join("data")).unwrap());
+    let shared = Arc::new(vesselrt::CompressedStorage::local(store.root().join("data")).unwrap());
     let other = Manager::new(store.config().storage(shared)).await.unwrap();
     other.collect_garbage().await.unwrap();
     assert!(dir.join("young.tar").exists() && !dir.join("old.tar").exists());
+}
+
+/// Whichever call of the storage fails: all of it is done, or nothing, and it can be done then.
+async fn a_removal_happens_or_does_not(store: &Store) {
+    let memory: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
+    let manager = Manager::new(store.config().storage(Arc::clone(&memory))).await.unwrap();
+    store.stock(&manager).await;
+    let mut vessel = manager.create_vessel(crate::testkit::BASE, "/work").await.unwrap();
+    let first = snapshot(&vessel, "first").await.id;
+    let recursive = SnapshotDeletion::new().recursive(true).force(true);
+    for (failure, how) in [Failure::Before, Failure::After]
+        .into_iter()
+        .flat_map(|failure| [(failure, recursive), (failure, SnapshotDeletion::new().squash(true))])
+    {
+        for call in 1.. {
+            let when = format!("{failure:?} call {call} {how:?}");
+            let [a, ..] = branched(&vessel).await;
+            let before = vessel.list_snapshots().await.unwrap();
+            vessel.close().await.unwrap();
+            let faulty = Arc::new(FaultyStorage::new(Arc::clone(&memory), failure, call));
+            let bad = Manager::new(store.config().storage(faulty.clone())).await.unwrap();
+            let done = match bad.open_vessel(vessel.id()).await {
+                Ok(open) => {
+                    let done = open.delete_snapshot_with(&a, how).await;
+                    open.close().await.unwrap();
+                    done.map(drop)
+                }
+                Err(error) => Err(error),
+            };
+            drop(bad);
+            let open = manager.open_vessel(vessel.id()).await.unwrap();
+            let left = open.list_snapshots().await.unwrap();
+            assert!(left.len() == before.len() || left.iter().all(|s| s.id != a), "{when}: {done:?}");
+            assert!(done.is_err() || left.len() < before.len(), "{when}");
+            for snapshot in &left {
+                open.restore_snapshot(&snapshot.id).await.unwrap();
+                assert_eq!(state(&open).await, snapshot.message, "{when}");
+            }
+            // Back to where it began, for the next.
+            open.restore_snapshot(&first).await.unwrap();
+            for child in open.list_snapshots().await.unwrap().iter().filter(|s| s.parent_id == first) {
+                open.delete_snapshot_with(&child.id, recursive).await.unwrap();
+            }
+            assert_eq!(open.manifest().snapshots.len(), 1, "{when}");
+            vessel.clone_from(&open);
+            if !faulty.has_failed() {
+                break;
+            }
+            assert!(call < 40, "it never stops calling");
+        }
+    }
+    vessel.close().await.unwrap();
 }

@@ -43,6 +43,19 @@ impl Change {
     }
 }
 
+/// A label for a new snapshot.
+///
+/// # Errors
+/// A text for the user.
+pub(crate) fn given(text: &str) -> Result<(String, String), String> {
+    match values::label(text)? {
+        (key, _) if key.starts_with("vesselrt.") => {
+            Err("labels that begin with vesselrt. are ours".to_owned())
+        }
+        label => Ok(label),
+    }
+}
+
 /// A label to look for: `KEY` or `KEY=VALUE`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Wanted(String, Option<String>);

@@ -56,20 +56,23 @@ pub(super) async fn place(
         let mut placed = Vec::with_capacity(ids.len());
         let few = ids.len() < MANY;
         let done = ids.iter().try_for_each(|id| one(&own, &origin, id, few).map(|fork| placed.push(fork)));
-        done.and_then(|()| settle(&own, &placed)).inspect_err(|_| {
-            let made: Vec<String> = placed.iter().map(|placed| placed.id.clone()).collect();
-            // What fails here is found by the next sweep: it has no manifest.
-            let _ = remove(&own, &made);
-        })?;
+        done.and_then(|()| settle(&own, placed.len() >= MANY || origin.state.volatile)).inspect_err(
+            |_| {
+                let made: Vec<String> = placed.iter().map(|placed| placed.id.clone()).collect();
+                // What fails here is found by the next sweep: it has no manifest.
+                let _ = remove(&own, &made);
+            },
+        )?;
         Ok(placed)
     })
     .await
 }
 
-/// Their names, and with many all that is in them, survive a power cut.
-fn settle(manager: &ManagerInner, placed: &[Placed]) -> Result<()> {
+/// Their names survive a power cut; with `all`, so does what is in them, and what a vessel that was to be thrown away has
+/// in its layers.
+fn settle(manager: &ManagerInner, all: bool) -> Result<()> {
     let vessels = manager.store.vessels.as_fd();
-    if placed.len() < MANY {
+    if !all {
         return dirs::sync(vessels);
     }
     rustix::fs::syncfs(vessels).map_err(|e| Error::io("failed to sync the store", e))
