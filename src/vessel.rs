@@ -278,8 +278,8 @@ impl Vessel {
         detached(async move { diff::diff(&inner, options).await }).await
     }
 
-    /// What some changes of a [`Self::diff`] have in them, on both sides, up to `limit` bytes each. All of it is held in
-    /// memory: ask for many changes in parts.
+    /// What some changes of a [`Self::diff`] have in them, on both sides: of files of up to `limit` bytes, and 256 MiB. All of
+    /// it is held in memory: ask for many changes in parts.
     ///
     /// # Errors
     /// [`Conflict`](crate::ErrorKind::Conflict) when the layers that were compared are not those of the vessel any more;

@@ -31,6 +31,7 @@ tests!(
     names_may_be_anything,
     holes_are_compared_without_reading_them,
     deep_trees_are_compared,
+    a_long_history_is_compared,
 );
 
 fn snapshot(id: &str) -> DiffPoint {
@@ -445,5 +446,26 @@ async fn deep_trees_are_compared(store: &Store) {
     assert_eq!(kinds, [ChangeKind::Modified, ChangeKind::Renamed]);
     let contents = vessel.read_changes(&diff, &diff.changes[..1], 10).await.unwrap();
     assert_eq!(contents[0].new, Content::Bytes(b"22\n".to_vec()));
+    vessel.close().await.unwrap();
+}
+
+async fn a_long_history_is_compared(store: &Store) {
+    const LONG: usize = 60;
+    let (_manager, vessel) = store.vessel().await;
+    let mut chain = Vec::new();
+    for number in 0..LONG {
+        vessel.write_file(format!("f{number:02}"), "1", 0o644).await.unwrap();
+        vessel.write_file("last", number.to_string(), 0o644).await.unwrap();
+        chain.push(vessel.create_snapshot("").await.unwrap().id);
+    }
+    let all = between(&vessel, DiffPoint::Base, DiffPoint::Now).await;
+    assert_eq!(all.changes.len(), 1 + LONG + 1);
+    let some = between(&vessel, snapshot(&chain[10]), snapshot(&chain[13])).await;
+    assert_eq!(lines(&some.changes), ["A /work/f11", "A /work/f12", "A /work/f13", "M /work/last"]);
+    let back = between(&vessel, DiffPoint::Now, snapshot(&chain[LONG - 2])).await;
+    assert_eq!(lines(&back.changes), ["D /work/f59", "M /work/last"]);
+    let contents = vessel.read_changes(&some, &some.changes[3..], u64::MAX).await.unwrap();
+    let bytes = |text: &str| Content::Bytes(text.into());
+    assert_eq!((&contents[0].old, &contents[0].new), (&bytes("10"), &bytes("13")));
     vessel.close().await.unwrap();
 }

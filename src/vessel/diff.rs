@@ -26,8 +26,10 @@ use crate::recover;
 use crate::state::VesselState;
 use crate::store::lock::{self, FileLock};
 
-/// What one job of a worker reads at most, in bytes: its answer is one message.
+/// What one job of a worker reads, in bytes, if it is more than one file: its answer is one message.
 const READ_AT_ONCE: u64 = 64 << 20;
+/// The largest file that is read, in bytes: one message must hold it.
+const READ_MOST: u64 = 256 << 20;
 
 /// A state of a vessel.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -199,6 +201,7 @@ pub(super) async fn read(
     changes: &[Change],
     limit: u64,
 ) -> Result<Vec<Contents>> {
+    let limit = limit.min(READ_MOST);
     let wanted = change::wanted(changes, &diff.layers, limit)?;
     let mut jobs: Vec<Job> = Vec::new();
     let mut room = 0;

@@ -201,7 +201,7 @@ fn links_and_devices_below_a_layer_are_not_followed() {
     assert_eq!(read("f").unwrap(), [Content::Bytes(format!("{to}/secret").into_bytes())]);
     assert!(read("../../one/fs/f").is_err());
     // Nor is what is named from outside ever above the layers.
-    for name in ["../x", "one/../one", "/"] {
+    for name in ["../x", "one/../../x", "/"] {
         let request = Stack::request(&[name], &["one"]);
         assert!(compare(&stack.dirs(), &request).is_err(), "{name}");
     }
