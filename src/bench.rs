@@ -181,31 +181,45 @@ async fn benchmarks(
     lab: &Shared,
     stop: &mut watch::Receiver<bool>,
 ) -> Outcome<Option<Report>> {
-    let progress = Progress::new(context, "preparing");
     let mut report = Report {
         vesselrt: env!("CARGO_PKG_VERSION"),
         host: host(lab),
-        tree: Tree { profile: plan.wanted.profile, seed: trees::SEED, files: 0, bytes: 0 },
+        tree: Tree {
+            profile: plan.wanted.profile,
+            seed: trees::SEED,
+            files: plan.wanted.files,
+            bytes: plan.wanted.bytes,
+        },
         benchmarks: Vec::new(),
         curves: Vec::new(),
     };
+    say(context, || table::heading(&report))?;
     for benchmark in &plan.benchmarks {
-        match one(*benchmark, lab, stop, &progress).await? {
-            Ok(race) => report.benchmarks.push(race),
-            Err(Interrupted) => return Ok(None),
-        }
+        let raced = one(*benchmark, lab, stop, &Progress::new(context, "preparing")).await?;
+        let Ok(race) = raced else { return Ok(None) };
+        say(context, || table::race(&race))?;
+        report.benchmarks.push(race);
     }
     if plan.plot.is_some() {
-        progress.doing("curves");
-        match curves::measure(lab, plan.plot_size, plan.plot_chain, stop, &progress).await? {
-            Ok(curves) => report.curves = curves,
-            Err(Interrupted) => return Ok(None),
-        }
+        let progress = Progress::new(context, "curves");
+        let curves = curves::measure(lab, plan.plot_size, plan.plot_chain, stop, &progress).await?;
+        let Ok(curves) = curves else { return Ok(None) };
+        drop(progress);
+        say(context, || table::curves(&curves))?;
+        report.curves = curves;
     }
-    let written = lab.tree.written();
-    (report.tree.files, report.tree.bytes) =
-        written.map_or((plan.wanted.files, plan.wanted.bytes), |written| (written.files, written.bytes));
+    if let Some(written) = lab.tree.written() {
+        (report.tree.files, report.tree.bytes) = (written.files, written.bytes);
+    }
     Ok(Some(report))
+}
+
+/// Tells people what is known as soon as it is; programs get all of it at the end.
+fn say(context: &Context, text: impl FnOnce() -> String) -> Outcome {
+    match context.json {
+        true => Ok(()),
+        false => context.print(&text()),
+    }
 }
 
 async fn one(
@@ -278,28 +292,16 @@ fn host(lab: &Shared) -> Host {
     }
 }
 
-/// Prints and draws; whatever of ours failed makes it a failure.
+/// Draws, and prints what programs read; whatever of ours failed makes it a failure.
 fn finish(plan: &Plan, context: &Context, report: &Report) -> Outcome<ExitCode> {
     if let Some(path) = &plan.plot {
         let svg = plot::svg(&report.curves);
         std::fs::write(path, svg).map_err(|e| Failure::io(format!("write {}", path.display()), e))?;
     }
-    match context.json {
-        true => context.print_json(report)?,
-        false => print(context, report)?,
+    if context.json {
+        context.print_json(report)?;
     }
     let rows = report.benchmarks.iter().flat_map(|race| &race.rows);
     let failed = rows.filter(|row| row.ours && row.status != Status::Ok).count();
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::from(crate::cli::OURS) })
-}
-
-fn print(context: &Context, report: &Report) -> Outcome {
-    context.print(&table::heading(report))?;
-    for race in &report.benchmarks {
-        context.print(&table::race(race))?;
-    }
-    match report.curves.is_empty() {
-        true => Ok(()),
-        false => context.print(&table::curves(&report.curves)),
-    }
 }

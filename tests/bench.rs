@@ -239,7 +239,7 @@ fn an_interrupted_bench_cleans_up() {
         assert!(!done.complaint().contains("panicked"), "{done:?}");
         // Before the first thing was made there is nothing to clean, and the signal ends it.
         assert!([128, 1000].map(|base| base + signal.as_raw()).contains(&done.code), "{done:?}");
-        assert_eq!(done.text(), "");
+        assert!(!done.text().contains("rounds"), "nothing was finished: {done:?}");
         place.is_clean();
     }
 }

@@ -156,20 +156,26 @@ pub(super) struct Point {
 
 impl Curve {
     pub(super) fn new(panel: Panel, name: &'static str, points: Vec<Point>) -> Self {
-        let growth = growth(&points);
+        let growth = ends(&points).filter(|(first, _)| *first > 0.0 && points.len() > 1);
+        let growth = growth.map(|(first, last)| round(last / first));
         Self { panel, name, points, growth }
+    }
+
+    /// Medians of the first and of the last tenth, in milliseconds.
+    pub(super) fn ends(&self) -> Option<(f64, f64)> {
+        ends(&self.points)
     }
 }
 
-fn growth(points: &[Point]) -> Option<f64> {
+/// Medians of the first and of the last tenth, in milliseconds.
+fn ends(points: &[Point]) -> Option<(f64, f64)> {
     let part = points.len().div_ceil(10);
     let middle = |points: &[Point]| {
         let mut times: Vec<f64> = points.iter().map(|point| point.ms).collect();
         times.sort_by(f64::total_cmp);
         times.get(times.len() / 2).copied()
     };
-    let (first, last) = (middle(&points[..part])?, middle(&points[points.len() - part..])?);
-    (first > 0.0 && points.len() > 1).then(|| round(last / first))
+    Some((middle(&points[..part])?, middle(&points[points.len() - part..])?))
 }
 
 /// In milliseconds, to the microsecond.

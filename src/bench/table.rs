@@ -77,8 +77,9 @@ pub(super) fn curves(curves: &[Curve]) -> String {
             Panel::Size => ("size", human_size(first.at), human_size(last.at)),
             Panel::Chain => ("snapshots", first.at.to_string(), last.at.to_string()),
         };
+        let (low, high) = curve.ends().unwrap_or_default();
         let growth = curve.growth.map_or_else(|| "-".to_owned(), |growth| format!("{growth:.2}"));
-        table.row([curve.name.to_owned(), over.to_owned(), from, to, time(first.ms), time(last.ms), growth]);
+        table.row([curve.name.to_owned(), over.to_owned(), from, to, time(low), time(high), growth]);
     }
     let mut text = String::from("\ncost against size and chain length\n");
     for line in table.render().lines() {
