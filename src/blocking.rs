@@ -42,8 +42,8 @@ use crate::manager::prune::{ImageUsage, PruneReport, VerifyReport};
 use crate::manager::pull::{PullOptions, PullProgress, PullReport};
 use crate::manager::push::{PushProgress, PushReport};
 use crate::manager::save::SaveFormat;
-use crate::manager::usage::DiskUsage;
 use crate::manager::trees::TreeReport;
+use crate::manager::usage::DiskUsage;
 use vesselrt_storage::registry::Kept as CredentialsKept;
 use vesselrt_storage::{ImageRecord, VesselManifest};
 

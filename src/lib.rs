@@ -52,8 +52,8 @@ pub use manager::prune::{DamagedBlob, ImageUsage, PruneReport, VerifyReport};
 pub use manager::pull::{BlobState, PullOptions, PullProgress, PullReport};
 pub use manager::push::{PushProgress, PushReport, PushState};
 pub use manager::save::SaveFormat;
-pub use manager::usage::{DiskUsage, SnapshotUsage, UsageTotal, VesselUsage};
 pub use manager::trees::{DamagedTree, TreeReport};
+pub use manager::usage::{DiskUsage, SnapshotUsage, UsageTotal, VesselUsage};
 pub use manager::{Manager, VesselStatus};
 pub use vessel::Vessel;
 pub use vessel::diff::{

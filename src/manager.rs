@@ -21,8 +21,8 @@ mod start;
 mod sweep;
 mod taps;
 mod transfer;
-pub(crate) mod usage;
 pub(crate) mod trees;
+pub(crate) mod usage;
 
 use std::collections::HashMap;
 use std::fmt;

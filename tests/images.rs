@@ -5,8 +5,8 @@ mod corrupt;
 mod debian;
 mod labels;
 mod layers;
-mod trees;
 mod passing;
+mod trees;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

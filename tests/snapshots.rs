@@ -2,8 +2,8 @@
 #![forbid(unsafe_code)]
 
 mod damaged;
-mod upkeep;
 mod foreign;
+mod upkeep;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use vesselrt::{ErrorKind, ExecOptions, OpenOptions, SnapshotManifest, Vessel};

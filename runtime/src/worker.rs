@@ -89,7 +89,7 @@ pub enum Job {
         path: Vec<u8>,
     },
     /// Compares an unpacked image layer with one that was just unpacked. Descriptors: the directory of unpacked layers,
-    /// the new tree. Output: [`JobDone::Compared`].
+    /// the new tree. Output: [`JobDone::LayerCompared`].
     CompareLayer {
         /// Name of the layer, which has its tree in `fs`.
         name: String,
@@ -147,7 +147,7 @@ pub enum JobDone {
     /// A file was written: its bytes.
     Copied(u64),
     /// Two trees were compared.
-    Compared {
+    LayerCompared {
         /// How many entries differ.
         different: u64,
         /// The first of them, for the user to read.

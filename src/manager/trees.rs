@@ -116,7 +116,7 @@ impl ManagerInner {
             .ok_or_else(|| Error::internal("a layer that was just unpacked has no tree"))?;
         let job = Job::CompareLayer { name: place.chain.clone() };
         match worker.run(&job, &[self.store.image_layers.as_fd(), tree.as_fd()], &mut |_| {})? {
-            JobDone::Compared { different, examples } => Ok((different, examples)),
+            JobDone::LayerCompared { different, examples } => Ok((different, examples)),
             _ => Err(Error::internal("unexpected reply of the worker: not compared")),
         }
     }

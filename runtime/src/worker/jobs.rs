@@ -11,7 +11,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::squeeze::Squeeze;
 use super::{Job, JobDone, Lower, Message};
-use crate::{diff};
+use crate::diff;
 use crate::layer::{
     self, BlobSource, Compression, Dialect, IdPolicy, PackError, PackOptions, TreeFormat, UnpackOptions,
     Warning, WarningKind, Warnings,
@@ -80,7 +80,7 @@ pub(super) fn run(job: Job, fds: Vec<OwnedFd>, socket: &UnixStream) -> Result<Jo
             let [layers, expected] = exactly(fds)?;
             let actual = open_lowers(&layers, std::slice::from_ref(&name))?;
             layer::compare_trees(expected.as_fd(), actual[0].as_fd())
-                .map(|found| JobDone::Compared { different: found.different, examples: found.examples })
+                .map(|found| JobDone::LayerCompared { different: found.different, examples: found.examples })
                 .map_err(|e| Fault::io(format!("compare the layer {name}"), &e))
         }
         Job::RemoveTree { name } => {
