@@ -58,20 +58,9 @@ pub(super) fn run(job: Job, fds: Vec<OwnedFd>, socket: &UnixStream) -> Result<Jo
                 .map(|report| done(&report))
                 .map_err(|e| snapshot_fault("unpack a snapshot", &e))
         }
-        Job::PackTree => {
-            let [tree, out] = exactly(fds)?;
-            let options = PackOptions::new(Dialect::Oci, TreeFormat::Plain);
-            layer::pack_snapshot(tree.as_fd(), File::from(out), &options)
-                .map(|packed| JobDone::Packed(described(packed)))
-                .map_err(|e| pack_fault("pack a directory", &e))
-        }
+        Job::PackTree => pack_tree(exactly(fds)?),
         Job::PackLayer { format, compression } => {
-            let [layer, out] = exactly(fds)?;
-            let tree = open_tree(&layer)?;
-            let options = PackOptions::new(Dialect::Oci, format);
-            pack_layer(&tree, File::from(out), &options, compression, &Teller::new(socket))
-                .map(|packed| JobDone::Packed(described(packed)))
-                .map_err(|e| pack_fault("pack an image layer", &e))
+            pack_layer(exactly(fds)?, format, compression, &Teller::new(socket))
         }
         Job::MeasureTrees { trees } => measure(&fds, &trees),
         Job::Look { format, paths } => look(exactly(fds)?, format, &paths),
@@ -125,7 +114,27 @@ fn measure(parents: &[OwnedFd], trees: &[(usize, String)]) -> Result<JobDone, Fa
     Ok(JobDone::Measured(sizes))
 }
 
+fn pack_tree([tree, out]: [OwnedFd; 2]) -> Result<JobDone, Fault> {
+    let options = PackOptions::new(Dialect::Oci, TreeFormat::Plain);
+    layer::pack_snapshot(tree.as_fd(), File::from(out), &options)
+        .map(|packed| JobDone::Packed(described(packed)))
+        .map_err(|e| pack_fault("pack a directory", &e))
+}
+
 fn pack_layer(
+    [layer, out]: [OwnedFd; 2],
+    format: TreeFormat,
+    compression: Compression,
+    teller: &Teller<'_>,
+) -> Result<JobDone, Fault> {
+    let tree = open_tree(&layer)?;
+    let options = PackOptions::new(Dialect::Oci, format);
+    squeeze(&tree, File::from(out), &options, compression, teller)
+        .map(|packed| JobDone::Packed(described(packed)))
+        .map_err(|e| pack_fault("pack an image layer", &e))
+}
+
+fn squeeze(
     tree: &OwnedFd,
     out: File,
     options: &PackOptions,
