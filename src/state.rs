@@ -3,15 +3,22 @@
 //! The manifest, in the [`Storage`](crate::Storage), says which snapshots exist; the state says what the local
 //! directories are. Both change in one operation, so the state announces it first ([`Pending`]) and
 //! [`crate::recover`] decides what a crash left.
+//!
+//! Snapshots whose layers are sealed and whose archives are not stored yet are in no manifest: another machine could not
+//! restore them. They are listed here ([`VesselState::packing`]), and [`crate::history`] shows both as one.
 #![forbid(unsafe_code)]
 
 use serde::{Deserialize, Serialize};
 use vesselrt_runtime::shim::protocol::{Driver, MountSpec};
+use vesselrt_storage::manifest::SnapshotManifest;
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// Version of the file that this code writes.
-const VERSION: u32 = 1;
+/// Version of the file that this code writes. The first one knew no snapshots without archives: whoever ignores those
+/// takes the layers of a vessel for ones that were deleted.
+const VERSION: u32 = 2;
+/// The oldest that this code reads.
+const OLDEST: u32 = 1;
 /// A state with some hundred snapshots has some kilobytes.
 pub(crate) const MAX_BYTES: u64 = 16 << 20;
 
@@ -45,6 +52,8 @@ pub(crate) struct ImageState {
 pub(crate) enum Pending {
     /// The writable layer becomes this snapshot.
     Seal { snapshot: String },
+    /// This snapshot exists; `gen-N` becomes its layer, if it is still there.
+    Sealed { snapshot: String, generation: u64 },
     /// This snapshot leaves the manifest, and then its archive goes.
     Delete { snapshot: String },
 }
@@ -53,7 +62,7 @@ impl Pending {
     /// What it is about.
     pub(crate) fn snapshot(&self) -> &String {
         match self {
-            Self::Seal { snapshot } | Self::Delete { snapshot } => snapshot,
+            Self::Seal { snapshot } | Self::Sealed { snapshot, .. } | Self::Delete { snapshot } => snapshot,
         }
     }
 }
@@ -72,26 +81,39 @@ pub(crate) struct VesselState {
     /// `None` until the vessel was mounted once.
     pub(crate) driver: Option<Driver>,
     pub(crate) pending: Option<Pending>,
+    /// Snapshots whose archives are not stored yet, in the order of their creation; without checksum and size.
+    #[serde(default)]
+    pub(crate) packing: Vec<SnapshotManifest>,
 }
 
 impl VesselState {
     pub(crate) fn new(image: ImageState, sealed: Vec<String>, volatile: bool) -> Self {
-        Self { version: VERSION, image, sealed, generation: 1, volatile, driver: None, pending: None }
+        Self {
+            version: VERSION,
+            image,
+            sealed,
+            generation: 1,
+            volatile,
+            driver: None,
+            pending: None,
+            packing: Vec::new(),
+        }
     }
 
     /// # Errors
     /// [`IntegrityViolation`](crate::ErrorKind::IntegrityViolation).
     pub(crate) fn parse(vessel: &str, bytes: &[u8]) -> Result<Self> {
-        let state: Self = serde_json::from_slice(bytes).map_err(|e| {
+        let mut state: Self = serde_json::from_slice(bytes).map_err(|e| {
             Error::integrity(format!("local state of vessel {vessel} is damaged")).with_source(e)
         })?;
-        if state.version != VERSION {
+        if !(OLDEST..=VERSION).contains(&state.version) {
             let version = state.version;
             let message = format!(
                 "local state of vessel {vessel} has version {version}, this vesselrt knows {VERSION}"
             );
             return Err(Error::integrity(message).with_remedy("use the vesselrt that wrote it"));
         }
+        state.version = VERSION;
         state.check_names(vessel)?;
         Ok(state)
     }
@@ -99,7 +121,8 @@ impl VesselState {
     /// Names become directory names: a damaged file must not name anything else.
     fn check_names(&self, vessel: &str) -> Result<()> {
         let pending = self.pending.as_ref().map(Pending::snapshot);
-        for name in self.image.layers.iter().chain(&self.sealed).chain(pending) {
+        let packing = self.packing.iter().map(|snapshot| &snapshot.id);
+        for name in self.image.layers.iter().chain(&self.sealed).chain(pending).chain(packing) {
             vesselrt_storage::validate_id(name).map_err(|e| {
                 Error::integrity(format!("local state of vessel {vessel} is damaged")).with_source(e)
             })?;
@@ -161,6 +184,7 @@ mod tests {
             None,
             Some(Pending::Seal { snapshot: "s2".into() }),
             Some(Pending::Delete { snapshot: "s1".into() }),
+            Some(Pending::Sealed { snapshot: "s1".into(), generation: 1 }),
         ] {
             state.pending = pending;
             assert_eq!(VesselState::parse("v", &state.to_json()).unwrap(), state);
@@ -180,7 +204,7 @@ mod tests {
     fn a_damaged_or_newer_file_is_refused() {
         let good = String::from_utf8(state().to_json()).unwrap();
         for bad in
-            ["{", &good.replace("\"version\":1", "\"version\":2"), &good.replace("\"s1\"", "\"../s1\"")]
+            ["{", &good.replace("\"version\":2", "\"version\":3"), &good.replace("\"s1\"", "\"../s1\"")]
         {
             let error = VesselState::parse("v", bad.as_bytes()).unwrap_err();
             assert_eq!(error.kind(), crate::ErrorKind::IntegrityViolation, "{bad}");

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod damaged;
+mod sealed;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use vesselrt::{ErrorKind, ExecOptions, OpenOptions, SnapshotManifest, Vessel};

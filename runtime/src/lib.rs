@@ -18,4 +18,4 @@ mod sys;
 pub mod user;
 pub mod worker;
 
-pub use entry::init;
+pub use entry::{detach, init};

@@ -55,6 +55,12 @@ pub enum Job {
         /// How to compress.
         compression: Compression,
     },
+    /// Packs a sealed layer as the archive of its snapshot: an uncompressed tar. Descriptors: the directory with its tree
+    /// `fs`, the output. Output: [`JobDone::Packed`].
+    PackSealed {
+        /// What wrote the tree.
+        format: TreeFormat,
+    },
     /// Removes `name` and everything in it. Descriptor: its parent directory. Output: [`JobDone::Removed`].
     RemoveTree {
         /// Name of the entry; no slash.

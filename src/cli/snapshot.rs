@@ -1,10 +1,11 @@
-//! `snapshot create|ls|restore|rm|push|pull`.
+//! `snapshot create|wait|ls|restore|rm|push|pull`.
 #![forbid(unsafe_code)]
 
 use clap::{Args, Subcommand};
+use serde::Serialize;
 use serde_json::json;
 use time::OffsetDateTime;
-use vesselrt::{PullProgress, PushProgress, SnapshotManifest};
+use vesselrt::{PullProgress, PushProgress, SnapshotManifest, SnapshotOptions};
 
 use super::registry::Transfers;
 use super::tables::{Table, ago, size};
@@ -16,6 +17,8 @@ use super::{Context, Outcome};
 pub(super) enum Verb {
     /// Seal what changed since the last snapshot and print the new one's id
     Create(Create),
+    /// Wait until snapshots made with `--fast` are stored
+    Wait(Wait),
     /// List the snapshots of a vessel
     #[command(visible_alias = "list")]
     Ls(Ls),
@@ -37,6 +40,19 @@ pub(super) struct Create {
     /// What to say about it
     #[arg(short, long, value_name = "MSG", default_value = "")]
     message: String,
+    /// Return when the layer is sealed and on disk; the archive is packed in the background
+    #[arg(long)]
+    fast: bool,
+}
+
+/// Arguments of `snapshot wait`.
+#[derive(Debug, Args)]
+pub(super) struct Wait {
+    /// Id of the vessel
+    id: String,
+    /// Id of the snapshot [default: all]
+    #[arg(value_name = "SNAP")]
+    snapshot: Option<String>,
 }
 
 /// Arguments of `snapshot ls`.
@@ -94,6 +110,7 @@ pub(super) struct Which {
 pub(super) async fn run(verb: Verb, context: &Context) -> Outcome {
     match verb {
         Verb::Create(args) => create(&args, context).await,
+        Verb::Wait(args) => wait(&args, context).await,
         Verb::Ls(args) => ls(&args, context).await,
         Verb::Restore(args) => restore(args, context).await,
         Verb::Rm(args) => rm(args, context).await,
@@ -103,20 +120,48 @@ pub(super) async fn run(verb: Verb, context: &Context) -> Outcome {
 }
 
 async fn create(args: &Create, context: &Context) -> Outcome {
-    let snapshot = context
-        .with_vessel(&args.id, async |vessel| Ok(vessel.create_snapshot(&args.message).await?))
-        .await?;
+    let options = match args.fast {
+        true => SnapshotOptions::new(&args.message).sealed(),
+        false => SnapshotOptions::new(&args.message),
+    };
+    let snapshot =
+        context.with_vessel(&args.id, async |vessel| Ok(vessel.create_snapshot_with(options).await?)).await?;
+    if let Some(pause) = snapshot.pause_ms {
+        context.note(&format!("commands stood still for {pause} ms"));
+    }
     match context.json {
-        true => context.print_json(&snapshot),
+        true => context.print_json(&described(&snapshot)),
         false => context.print_line(&snapshot.id),
     }
+}
+
+/// The manifest of a snapshot, and whether its archive is stored.
+#[derive(Debug, Serialize)]
+struct Described<'a> {
+    #[serde(flatten)]
+    snapshot: &'a SnapshotManifest,
+    status: &'static str,
+}
+
+fn described(snapshot: &SnapshotManifest) -> Described<'_> {
+    Described { snapshot, status: status(snapshot) }
+}
+
+fn status(snapshot: &SnapshotManifest) -> &'static str {
+    if snapshot.is_stored() { "stored" } else { "packing" }
+}
+
+async fn wait(args: &Wait, context: &Context) -> Outcome {
+    let manager = context.manager().await?;
+    let stored = manager.wait_snapshot(&args.id, args.snapshot.as_deref()).await?;
+    context.print_ids(&stored.into_iter().map(|snapshot| snapshot.id).collect::<Vec<_>>())
 }
 
 /// Reads the manifest only: nothing is mounted for a list.
 async fn ls(args: &Ls, context: &Context) -> Outcome {
     let manifest = context.manager().await?.vessel_manifest(&args.id).await?;
     match context.json {
-        true => context.print_json(&manifest.snapshots),
+        true => context.print_json(&manifest.snapshots.iter().map(described).collect::<Vec<_>>()),
         false => {
             let now = OffsetDateTime::now_utc();
             context.print(&table(&manifest.snapshots, &manifest.current_snapshot_id, now).render())
@@ -126,7 +171,7 @@ async fn ls(args: &Ls, context: &Context) -> Outcome {
 
 /// The current one has a star.
 fn table(snapshots: &[SnapshotManifest], current: &str, now: OffsetDateTime) -> Table {
-    let mut table = Table::new(&["", "ID", "PARENT", "CREATED", "SIZE", "MESSAGE"]);
+    let mut table = Table::new(&["", "ID", "PARENT", "CREATED", "SIZE", "STATUS", "MESSAGE"]);
     for snapshot in snapshots {
         let mark = if snapshot.id == current { "*" } else { "" };
         let parent = if snapshot.parent_id.is_empty() { "-" } else { &snapshot.parent_id };
@@ -135,7 +180,8 @@ fn table(snapshots: &[SnapshotManifest], current: &str, now: OffsetDateTime) -> 
             snapshot.id.clone(),
             parent.to_owned(),
             ago(snapshot.create_time, now),
-            size(snapshot.size),
+            if snapshot.is_stored() { size(snapshot.size) } else { "-".to_owned() },
+            status(snapshot).to_owned(),
             printable(snapshot.message.as_bytes()),
         ]);
     }
@@ -185,10 +231,12 @@ mod tests {
             vessel_id: "v".into(),
             parent_id: parent.into(),
             message: "red\x1b[31m".into(),
-            checksum: String::new(),
+            checksum: "sha256:00".into(),
             size: 1_500,
             create_time: OffsetDateTime::UNIX_EPOCH,
             labels: std::collections::BTreeMap::new(),
+            mode: None,
+            pause_ms: None,
         }
     }
 
@@ -197,7 +245,12 @@ mod tests {
         let now = OffsetDateTime::UNIX_EPOCH + time::Duration::minutes(5);
         let text = table(&[snapshot("s1", ""), snapshot("s2", "s1")], "s2", now).render();
         let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines[1], "   s1  -       5 minutes ago  1.5 kB  red\\u{1b}[31m");
+        assert_eq!(lines[1], "   s1  -       5 minutes ago  1.5 kB  stored  red\\u{1b}[31m");
         assert!(lines[2].starts_with("*  s2  s1"), "{text}");
+        let packing = SnapshotManifest { checksum: String::new(), ..snapshot("s3", "s2") };
+        assert!(
+            table(&[packing], "", now).render().contains("-     packing"),
+            "what has no archive has no size"
+        );
     }
 }

@@ -137,7 +137,10 @@ impl ManagerInner {
         }
         let manager = Arc::clone(self);
         blocking(move || {
-            used.extend(manager.local_states()?.into_iter().flat_map(|state| state.sealed));
+            for state in manager.local_states()? {
+                used.extend(state.sealed);
+                used.extend(state.packing.into_iter().map(|snapshot| snapshot.id));
+            }
             let mut unused = layers.iter().filter(|name| !used.contains(*name));
             unused.try_for_each(|name| manager.store.discard(manager.store.layers.as_fd(), name))
         })

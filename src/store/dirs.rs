@@ -118,6 +118,11 @@ pub(crate) fn sync(dir: BorrowedFd<'_>) -> Result<()> {
     rustix::fs::fsync(dir).map_err(|e| Error::io("failed to sync a directory of the store", e))
 }
 
+/// Waits until everything that was written to the file system of a directory is on disk.
+pub(crate) fn sync_all(dir: BorrowedFd<'_>) -> Result<()> {
+    rustix::fs::syncfs(dir).map_err(|e| Error::io("failed to sync the file system of the store", e))
+}
+
 /// The content of a regular file of at most `limit` bytes, if it is there.
 pub(crate) fn read_small(dir: BorrowedFd<'_>, name: &str, limit: u64) -> Result<Option<Vec<u8>>> {
     let failed = |e: std::io::Error| Error::io(format!("failed to read {name:?} in the store"), e);

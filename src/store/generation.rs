@@ -66,6 +66,12 @@ impl Store {
 
     /// A writable layer becomes the layer of a snapshot, if it is still there.
     pub(crate) fn seal(&self, vessel: BorrowedFd<'_>, generation: u64, snapshot: &str) -> Result<()> {
+        self.name_sealed(vessel, generation, snapshot)?;
+        dirs::sync(self.layers.as_fd())
+    }
+
+    /// [`Self::seal`] that a crash may take back.
+    pub(crate) fn name_sealed(&self, vessel: BorrowedFd<'_>, generation: u64, snapshot: &str) -> Result<()> {
         let name = generation_name(generation);
         if !dirs::exists(vessel, &name)? {
             return Ok(());
@@ -74,7 +80,7 @@ impl Store {
             // The same content, unpacked from the archive already.
             return self.discard(vessel, &name);
         }
-        dirs::sync(self.layers.as_fd())
+        Ok(())
     }
 
     /// Removes what a sealed layer needs no more.

@@ -3,9 +3,11 @@
 #![forbid(unsafe_code)]
 
 pub(crate) mod frozen;
+pub(crate) mod options;
+mod seal;
 
 use std::collections::BTreeMap;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,20 +19,29 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::sync::oneshot;
 use vesselrt_runtime::shim::client::{CallError, Connection};
 use vesselrt_runtime::shim::protocol::{Driver, Packed, Reply, Request};
-use vesselrt_storage::manifest::{SnapshotManifest, VesselManifest};
+use vesselrt_storage::manifest::{SnapshotManifest, SnapshotMode, VesselManifest};
 
+use self::options::SnapshotOptions;
 use super::{VesselInner, pump};
 use crate::error::{Error, ErrorKind, Result};
+use crate::history;
+use crate::manager::ManagerInner;
 use crate::manager::open::{self, OPS_LOCK, generation_name, read_state, write_state};
 use crate::offload::blocking;
 use crate::recover;
 use crate::state::{Pending, VesselState};
+use crate::store::dirs;
 use crate::store::lock::{self, FileLock};
 
-/// The right to change a vessel's snapshots, with the manifest as it is now.
+/// The right to change a vessel's snapshots, with all of them as they are now.
 struct Turn {
     manifest: VesselManifest,
     _lock: FileLock,
+}
+
+/// Saves what of a turn's manifest belongs into the storage.
+async fn save(vessel: &VesselInner, manifest: &VesselManifest) -> Result<()> {
+    vessel.manager.save_manifest(&history::stored(manifest)).await
 }
 
 async fn turn(vessel: &VesselInner) -> Result<Turn> {
@@ -67,13 +78,18 @@ struct Still {
 /// Makes the vessel still. Marked, so that whoever comes after our death does not go on with layers that the state no
 /// longer says.
 async fn quiesce(vessel: &VesselInner) -> Result<Still> {
-    let (dir, id) = (Arc::clone(vessel.lease.dir()), vessel.id.clone());
+    let (dir, id, store) =
+        (Arc::clone(vessel.lease.dir()), vessel.id.clone(), Arc::clone(&vessel.manager.store));
     if open::is_interrupted(dir.as_fd(), true)? {
         vessel.reopen(true).await?;
     }
     let mut connection = vessel.connect_holding(true).await?;
     blocking(move || {
         let state = read_state(&id, dir.as_fd())?;
+        if matches!(state.pending, Some(Pending::Sealed { .. })) {
+            // The next state says that it was done.
+            dirs::sync(store.layers.as_fd())?;
+        }
         connection.call_done(&Request::Quiesce, &[])?;
         open::begin_switching(dir.as_fd())?;
         Ok(Still { connection, state })
@@ -133,11 +149,14 @@ fn is_kept(connection: &mut Connection) -> Result<bool, CallError> {
     }
 }
 
-pub(super) async fn create(vessel: &Arc<VesselInner>, message: String) -> Result<SnapshotManifest> {
-    let mut turn = turn(vessel).await?;
+pub(super) async fn create(vessel: &Arc<VesselInner>, options: SnapshotOptions) -> Result<SnapshotManifest> {
+    if options.sealed {
+        return seal::create(vessel, &options).await;
+    }
+    let mut turn = settled_turn(vessel).await?;
     let snapshot = vessel.manager.config.id_generator.new_id();
     let mut still = quiesce(vessel).await?;
-    let made = match seal(vessel, &mut still, &mut turn.manifest, &snapshot, message).await {
+    let made = match seal(vessel, &mut still, &mut turn.manifest, &snapshot, options).await {
         Ok(made) => made,
         Err(error) => return Err(give_up(vessel, still, &snapshot, error).await),
     };
@@ -147,10 +166,30 @@ pub(super) async fn create(vessel: &Arc<VesselInner>, message: String) -> Result
         // The snapshot exists. What is left to do is what is done after a crash: now, or by the next operation.
         let _ = vessel.reopen(true).await;
     }
-    let (store, name) = (Arc::clone(&vessel.manager.store), snapshot);
-    // It only takes room.
-    let _ = blocking(move || store.drop_work_dir(&name)).await;
+    drop_work_dir_later(vessel, snapshot);
+    vessel.manager.upkeep_later(&vessel.id);
     Ok(made)
+}
+
+/// The turn when no snapshot waits for its archive: parents are stored before their children.
+async fn settled_turn(vessel: &VesselInner) -> Result<Turn> {
+    loop {
+        let turn = turn(vessel).await?;
+        if turn.manifest.snapshots.iter().all(SnapshotManifest::is_stored) {
+            return Ok(turn);
+        }
+        if open::is_interrupted(vessel.lease.dir().as_fd(), true)? {
+            vessel.reopen(true).await?;
+        }
+        drop(turn);
+        vessel.manager.settle(&vessel.id).await?;
+    }
+}
+
+/// It only takes room.
+fn drop_work_dir_later(vessel: &VesselInner, snapshot: String) {
+    let store = Arc::clone(&vessel.manager.store);
+    tokio::task::spawn_blocking(move || store.drop_work_dir(&snapshot));
 }
 
 /// Up to the point from which the snapshot exists.
@@ -159,7 +198,7 @@ async fn seal(
     still: &mut Still,
     manifest: &mut VesselManifest,
     snapshot: &str,
-    message: String,
+    options: SnapshotOptions,
 ) -> Result<SnapshotManifest> {
     still.state.check_room()?;
     still.state.pending = Some(Pending::Seal { snapshot: snapshot.to_owned() });
@@ -170,16 +209,18 @@ async fn seal(
         id: snapshot.to_owned(),
         vessel_id: vessel.id.clone(),
         parent_id: still.state.top().to_owned(),
-        message,
+        message: options.message,
         checksum: format!("sha256:{}", packed.sha256),
         size: packed.size,
         create_time: now,
-        labels: BTreeMap::new(),
+        labels: options.labels,
+        mode: Some(SnapshotMode::Packed),
+        pause_ms: None,
     };
     manifest.snapshots.push(made.clone());
     snapshot.clone_into(&mut manifest.current_snapshot_id);
     manifest.update_time = now;
-    if let Err(error) = vessel.manager.save_manifest(manifest).await {
+    if let Err(error) = save(vessel, manifest).await {
         // It may have been saved although we were told otherwise.
         let there = vessel.manager.load_manifest(&vessel.id).await?;
         if there.snapshot(snapshot).is_none() {
@@ -193,25 +234,36 @@ async fn seal(
 async fn archive(vessel: &VesselInner, connection: &Connection, snapshot: &str) -> Result<Packed> {
     let mut connection =
         connection.try_clone().map_err(|e| Error::io("failed to duplicate a descriptor", e))?;
-    let (ours, theirs) = pump::output_pipe()?;
-    let (body, tell, cut) = Whole::new(ours);
-    let pack = blocking(move || {
+    stream_archive(&vessel.manager, &vessel.id, snapshot, move |theirs| {
         connection.send(&Request::PackUpper, &[theirs.as_fd()])?;
         // Ours too must be closed for the reader to see the end.
         drop(theirs);
-        let packed = match connection.receive() {
-            Ok((Reply::Packed(packed), _)) => Ok(packed),
-            Ok(_) => Err(CallError::Unexpected("not packed")),
-            Err(error) => Err(error),
-        };
+        match connection.receive()?.0 {
+            Reply::Packed(packed) => Ok(packed),
+            _ => Err(CallError::Unexpected("not packed").into()),
+        }
+    })
+    .await
+}
+
+/// Streams what `pack` writes to its pipe into the storage, as the archive of a snapshot.
+pub(crate) async fn stream_archive(
+    manager: &ManagerInner,
+    vessel: &str,
+    snapshot: &str,
+    pack: impl FnOnce(OwnedFd) -> Result<Packed> + Send + 'static,
+) -> Result<Packed> {
+    let (ours, theirs) = pump::output_pipe()?;
+    let (body, tell, cut) = Whole::new(ours);
+    let pack = blocking(move || {
+        let packed = pack(theirs);
         // Nobody listens when the storage has given up.
         let _ = tell.send(packed.as_ref().ok().map(|packed| packed.size));
-        Ok(packed?)
+        packed
     });
-    let (packed, saved) =
-        tokio::join!(pack, vessel.manager.storage.save_snapshot(&vessel.id, snapshot, Box::pin(body)));
+    let (packed, saved) = tokio::join!(pack, manager.storage.save_snapshot(vessel, snapshot, Box::pin(body)));
     match (packed, saved) {
-        (Ok(packed), Ok(())) if packed.size <= vessel.manager.config.limits.snapshot_bytes => Ok(packed),
+        (Ok(packed), Ok(())) if packed.size <= manager.config.limits.snapshot_bytes => Ok(packed),
         (Ok(_), Ok(())) => Err(Error::new(ErrorKind::LimitExceeded, "the snapshot is larger than allowed")),
         // The storage failed only because the packer had: its reason counts. Otherwise the packer met a closed pipe.
         (Err(error), saved) if saved.is_ok() || cut.load(Ordering::Relaxed) => Err(error),
@@ -331,7 +383,7 @@ async fn restore_to(vessel: &VesselInner, manifest: &mut VesselManifest, snapsho
     let before = still.state.clone();
     still.state.sealed = sealed;
     still.state.generation += 1;
-    if let Err(error) = begin_restored(vessel, &before, &still.state, manifest).await {
+    if let Err(error) = begin_restored(vessel, &still.state, manifest).await {
         // When even this fails, the next opening of the vessel decides.
         if save_state(vessel, &before).await.is_ok() {
             let _ = still.resume(vessel).await;
@@ -351,7 +403,6 @@ async fn restore_to(vessel: &VesselInner, manifest: &mut VesselManifest, snapsho
 /// An empty layer above the snapshot, then state and manifest. After an error the caller writes the state back.
 async fn begin_restored(
     vessel: &VesselInner,
-    before: &VesselState,
     after: &VesselState,
     manifest: &mut VesselManifest,
 ) -> Result<()> {
@@ -363,15 +414,17 @@ async fn begin_restored(
         write_state(dir.as_fd(), &state)
     })
     .await?;
-    if before.top() == after.top() {
+    let was = history::stored_ancestor(manifest, &manifest.current_snapshot_id);
+    after.top().clone_into(&mut manifest.current_snapshot_id);
+    let current = history::stored_ancestor(manifest, after.top());
+    if was == current {
         return Ok(());
     }
-    after.top().clone_into(&mut manifest.current_snapshot_id);
     manifest.update_time = OffsetDateTime::now_utc();
-    if let Err(error) = vessel.manager.save_manifest(manifest).await {
+    if let Err(error) = save(vessel, manifest).await {
         // It may have been saved although we were told otherwise.
         let there = vessel.manager.load_manifest(&vessel.id).await;
-        if !there.is_ok_and(|there| there.current_snapshot_id == after.top()) {
+        if !there.is_ok_and(|there| there.current_snapshot_id == current) {
             return Err(error);
         }
     }
@@ -396,10 +449,11 @@ pub(super) async fn delete(vessel: &Arc<VesselInner>, snapshot: &str) -> Result<
     let (dir, id) = (Arc::clone(vessel.lease.dir()), vessel.id.clone());
     let mut state = blocking(move || read_state(&id, dir.as_fd())).await?;
     state.pending = Some(Pending::Delete { snapshot: snapshot.to_owned() });
+    state.packing.retain(|waiting| waiting.id != snapshot);
     save_state(vessel, &state).await?;
     manifest.snapshots.retain(|other| other.id != snapshot);
     manifest.update_time = OffsetDateTime::now_utc();
-    vessel.manager.save_manifest(manifest).await?;
+    save(vessel, manifest).await?;
     vessel.remember(manifest);
     vessel.manager.forget_snapshot(&vessel.id, snapshot).await?;
     state.pending = None;
@@ -412,7 +466,7 @@ pub(super) async fn set_labels(vessel: &Arc<VesselInner>, labels: BTreeMap<Strin
     let mut turn = turn(vessel).await?;
     turn.manifest.labels = labels;
     turn.manifest.update_time = OffsetDateTime::now_utc();
-    vessel.manager.save_manifest(&turn.manifest).await?;
+    save(vessel, &turn.manifest).await?;
     vessel.remember(&turn.manifest);
     Ok(())
 }

@@ -53,13 +53,18 @@ pub(super) fn run(job: Job, fds: Vec<OwnedFd>, socket: &UnixStream) -> Result<Jo
         }
         Job::PackLayer { format, compression } => {
             let [layer, out] = exactly(fds)?;
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let tree = rustix::fs::openat(&layer, "fs", flags, Mode::empty())
-                .map_err(|e| Fault::io("open the tree of a layer", &e.into()))?;
+            let tree = tree_of(&layer)?;
             let options = PackOptions::new(Dialect::Oci, format);
             pack_layer(&tree, File::from(out), &options, compression, &Teller::new(socket))
                 .map(|packed| JobDone::Packed(described(packed)))
                 .map_err(|e| pack_fault("pack an image layer", &e))
+        }
+        Job::PackSealed { format } => {
+            let [layer, out] = exactly(fds)?;
+            let options = PackOptions::new(Dialect::Snapshot, format);
+            layer::pack_snapshot(tree_of(&layer)?.as_fd(), File::from(out), &options)
+                .map(|packed| JobDone::Packed(described(packed)))
+                .map_err(|e| pack_fault("pack a sealed layer", &e))
         }
         Job::RemoveTree { name } => {
             let [parent] = exactly(fds)?;
@@ -107,6 +112,12 @@ impl<W: Write> Write for Told<'_, W> {
 fn exactly<const N: usize>(fds: Vec<OwnedFd>) -> Result<[OwnedFd; N], Fault> {
     <[OwnedFd; N]>::try_from(fds)
         .map_err(|_| Fault::new(FaultKind::InvalidArgument, format!("this job needs {N} descriptors")))
+}
+
+fn tree_of(layer: &OwnedFd) -> Result<OwnedFd, Fault> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(layer, "fs", flags, Mode::empty())
+        .map_err(|e| Fault::io("open the tree of a layer", &e.into()))
 }
 
 fn open_lowers(layers: &OwnedFd, names: &[String]) -> Result<Vec<OwnedFd>, Fault> {
