@@ -4,6 +4,7 @@
 
 pub(crate) mod frozen;
 pub(crate) mod options;
+mod running;
 mod seal;
 
 use std::collections::BTreeMap;
@@ -155,7 +156,10 @@ pub(super) async fn create(vessel: &Arc<VesselInner>, options: SnapshotOptions) 
     }
     let mut turn = settled_turn(vessel).await?;
     let snapshot = vessel.manager.config.id_generator.new_id();
-    let mut still = quiesce(vessel).await?;
+    let mut still = match still_or_running(vessel).await? {
+        Some(still) => still,
+        None => return running::create(vessel, &options, turn).await,
+    };
     let made = match seal(vessel, &mut still, &mut turn.manifest, &snapshot, options).await {
         Ok(made) => made,
         Err(error) => return Err(give_up(vessel, still, &snapshot, error).await),
@@ -169,6 +173,31 @@ pub(super) async fn create(vessel: &Arc<VesselInner>, options: SnapshotOptions) 
     drop_work_dir_later(vessel, snapshot);
     vessel.manager.upkeep_later(&vessel.id);
     Ok(made)
+}
+
+/// Makes the vessel still; `None` when commands run in it.
+async fn still_or_running(vessel: &VesselInner) -> Result<Option<Still>> {
+    match quiesce(vessel).await {
+        Ok(still) => Ok(Some(still)),
+        Err(error) if error.kind() == ErrorKind::Conflict && runs_commands(vessel).await? => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+async fn runs_commands(vessel: &VesselInner) -> Result<bool> {
+    let hello = |connection: &mut Connection| connection.call(&Request::Hello, &[]);
+    match vessel.connect_holding(true).await {
+        Err(error) => Err(error),
+        Ok(mut connection) => {
+            let (connection, reply) = blocking(move || {
+                let reply = hello(&mut connection)?.0;
+                Ok((connection, reply))
+            })
+            .await?;
+            vessel.lease.give_back(connection);
+            Ok(matches!(reply, Reply::Hello { running, .. } if running > 0))
+        }
+    }
 }
 
 /// The turn when no snapshot waits for its archive: parents are stored before their children.

@@ -10,7 +10,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Version of the protocol; a client refuses a shim of another one.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Which program stacks the layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -163,6 +163,12 @@ pub enum Request {
     /// Packs the writable layer as a snapshot archive (uncompressed tar) to the descriptor sent along. Only when
     /// quiesced. Reply: [`Reply::Packed`].
     PackUpper,
+    /// Stops the commands that run, copies the writable layer as `fs` into the directory sent along, and lets them go on.
+    /// Reply: [`Reply::Captured`], or a [`FaultKind::Busy`] fault when files are written from outside.
+    Capture {
+        /// How long they may stand still, in milliseconds; [`FaultKind::LimitExceeded`] when it takes longer.
+        longest_ms: u64,
+    },
     /// Mounts other layers instead, after [`Request::Quiesce`]. Reply: [`Reply::Done`].
     Remount(MountSpec),
 }
@@ -199,6 +205,13 @@ pub enum Reply {
     Exited(ExitStatus),
     /// The snapshot archive is written.
     Packed(Packed),
+    /// The writable layer is copied.
+    Captured {
+        /// The file system shares the data of all files.
+        reflinked: bool,
+        /// How long the commands stood still, in microseconds.
+        pause_us: u64,
+    },
     /// It failed.
     Failed(Fault),
 }

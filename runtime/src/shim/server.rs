@@ -9,6 +9,7 @@
 //! The shim leaves when the last connection is closed and no command runs, unless it is kept.
 #![forbid(unsafe_code)]
 
+mod capture;
 mod requests;
 mod setup;
 
@@ -86,6 +87,8 @@ struct Server {
     quiesced_by: Option<u64>,
     /// It has packed the writable layer since.
     packed: bool,
+    /// The commands stand still while the writable layer is copied.
+    capture: Option<capture::Capture>,
     /// Empty files made to mount something on; removed when no command runs.
     placeholders: Vec<PathBuf>,
     next: u64,
@@ -111,6 +114,7 @@ impl Server {
     fn serve(&mut self) {
         while !self.done() {
             let Ok(ready) = self.wait() else { return };
+            self.end_late_capture();
             for event in ready {
                 self.handle(event);
             }
@@ -160,7 +164,7 @@ impl Server {
             fds.push(PollFd::new(&job.pidfd, PollFlags::IN));
         }
         loop {
-            match rustix::event::poll(&mut fds, None) {
+            match rustix::event::poll(&mut fds, self.capture.as_ref().map(capture::Capture::left).as_ref()) {
                 Err(rustix::io::Errno::INTR) => {}
                 other => {
                     other?;
@@ -222,6 +226,7 @@ impl Server {
             command.kill();
         }
         self.deferred.retain(|(client, ..)| *client != id);
+        self.give_up_capture(id);
         if self.quiesced_by == Some(id) {
             self.abandon();
         }
@@ -293,6 +298,9 @@ impl Server {
     fn job_ended(&mut self, id: u64) {
         let Some(job) = self.jobs.remove(&id) else { return };
         let answered = reap(job.pid) == Some(0);
+        if self.end_capture(id, &job) {
+            return;
+        }
         if let Some(Client { state: state @ State::Working, .. }) = self.clients.get_mut(&job.client) {
             *state = State::Idle;
             if !answered {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use time::OffsetDateTime;
 use vesselrt_storage::manifest::{SnapshotManifest, SnapshotMode};
 
-use super::{Still, VesselInner, drop_work_dir_later, quiesce, save_state, turn};
+use super::{Still, VesselInner, drop_work_dir_later, running, save_state, still_or_running, turn};
 use crate::error::Result;
 use crate::manager::open::{self, write_state};
 use crate::offload::blocking;
@@ -18,7 +18,9 @@ use super::options::SnapshotOptions;
 
 pub(super) async fn create(vessel: &Arc<VesselInner>, options: &SnapshotOptions) -> Result<SnapshotManifest> {
     let mut turn = turn(vessel).await?;
-    let still = quiesce(vessel).await?;
+    let Some(still) = still_or_running(vessel).await? else {
+        return running::create(vessel, options, turn).await;
+    };
     let made = described(vessel, options, still.state.top(), SnapshotMode::Sealed);
     let still = announce(vessel, still, &made).await?;
     turn.manifest.snapshots.push(made.clone());

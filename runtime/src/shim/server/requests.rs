@@ -39,6 +39,9 @@ impl Server {
 
     /// While the vessel is still, whoever would write to it waits; whoever made it still goes on.
     fn must_wait(&self, id: u64, request: &Request) -> bool {
+        if self.capture.is_some() {
+            return !reads_only(request) && !matches!(request, Request::Shutdown { .. });
+        }
         self.quiesced_by.is_some_and(|by| by != id) && !reads_only(request)
     }
 
@@ -64,6 +67,10 @@ impl Server {
                 self.only_the_quiescer(id)?;
                 self.packed = true;
                 self.job(id, &Task::PackUpper, fds)
+            }
+            Request::Capture { longest_ms } => {
+                self.capture(id, std::time::Duration::from_millis(longest_ms), fds)?;
+                Ok(Outcome::Later)
             }
             Request::Remount(spec) => self.exchange(id, spec),
             file => on_files(&self.mounted()?.root, file, fds),
@@ -99,7 +106,12 @@ impl Server {
     }
 
     /// Signals have no reply: nothing is told to a client whose command has just ended.
-    fn signal(&self, id: u64, number: i32) -> Handled {
+    fn signal(&mut self, id: u64, number: i32) -> Handled {
+        if let Some(capture) = &mut self.capture {
+            // It could wake what stands still.
+            capture.signals.push((id, number));
+            return Ok(Outcome::Later);
+        }
         if let Some(State::Running(command)) = self.clients.get(&id).map(|c| &c.state)
             && let Some(command) = self.commands.get(command)
         {

@@ -43,6 +43,7 @@ pub(super) fn server(socket: &UnixStream, mounts: Vec<OwnedFd>) -> Result<Server
         deferred: VecDeque::new(),
         quiesced_by: None,
         packed: false,
+        capture: None,
         placeholders: Vec::new(),
         next: 0,
         keep: false,
