@@ -1,7 +1,7 @@
 //! Writable layers: how they begin and how they are sealed.
 #![forbid(unsafe_code)]
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, Mode, Timespec, Timestamps};
 use rustix::io::Errno;
@@ -17,12 +17,19 @@ const WORK: &str = "work";
 impl Store {
     /// Makes the writable layer of `state`, unless it is there.
     pub(crate) fn make_generation(&self, vessel: BorrowedFd<'_>, state: &VesselState) -> Result<()> {
+        let generation = self.lay_generation(vessel, state)?;
+        // Its own name is synced with the state that mentions it.
+        if state.volatile { Ok(()) } else { dirs::sync(generation.as_fd()) }
+    }
+
+    /// [`Self::make_generation`] that a crash may take back in part: who opens the vessel then makes what is missing.
+    pub(crate) fn lay_generation(&self, vessel: BorrowedFd<'_>, state: &VesselState) -> Result<OwnedFd> {
         let name = generation_name(state.generation);
         if let Some(there) = dirs::open(vessel, &name)?
             && dirs::exists(there.as_fd(), TREE)?
         {
             self.make_owned(there.as_fd(), WORK)?;
-            return Ok(());
+            return Ok(there);
         }
         let generation = self.make_owned(vessel, &name)?;
         // The tree last: it tells that the rest is there.
@@ -33,8 +40,7 @@ impl Store {
         if !dirs::publish(generation.as_fd(), &staged, generation.as_fd(), TREE)? {
             return Err(Error::internal(format!("failed to make {name}: somebody else is making it")));
         }
-        // Its own name is synced with the state that mentions it.
-        if state.volatile { Ok(()) } else { dirs::sync(generation.as_fd()) }
+        Ok(generation)
     }
 
     /// The root of the upper layer is what the root of the mount looks like: it must look as the one below.

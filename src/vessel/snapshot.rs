@@ -79,18 +79,13 @@ struct Still {
 /// Makes the vessel still. Marked, so that whoever comes after our death does not go on with layers that the state no
 /// longer says.
 async fn quiesce(vessel: &VesselInner) -> Result<Still> {
-    let (dir, id, store) =
-        (Arc::clone(vessel.lease.dir()), vessel.id.clone(), Arc::clone(&vessel.manager.store));
+    let (dir, id) = (Arc::clone(vessel.lease.dir()), vessel.id.clone());
     if open::is_interrupted(dir.as_fd(), true)? {
         vessel.reopen(true).await?;
     }
     let mut connection = vessel.connect_holding(true).await?;
     blocking(move || {
         let state = read_state(&id, dir.as_fd())?;
-        if matches!(state.pending, Some(Pending::Sealed { .. })) {
-            // The next state says that it was done.
-            dirs::sync(store.layers.as_fd())?;
-        }
         connection.call_done(&Request::Quiesce, &[])?;
         open::begin_switching(dir.as_fd())?;
         Ok(Still { connection, state })
@@ -117,12 +112,18 @@ impl Still {
         let dir = Arc::clone(vessel.lease.dir());
         let spec = self.state.mount_spec(self.state.driver.unwrap_or(Driver::Kernel));
         let mounted = blocking(move || {
-            let kept = is_kept(&mut self.connection)?;
-            let remounted = self.connection.call_done(&Request::Remount(spec), &[]);
-            if remounted.is_ok() {
+            if let Ok((Reply::Done, before)) = self.connection.call(&Request::Remount(spec), &[]) {
                 open::end_switching(dir.as_fd())?;
-                return Ok((Some(self.connection), kept));
+                if !before.is_empty() {
+                    // What was written to the layers before may take a while to get to the disk.
+                    std::thread::Builder::new()
+                        .name("vesselrt-closer".into())
+                        .spawn(move || drop(before))
+                        .ok();
+                }
+                return Ok((Some(self.connection), false));
             }
+            let kept = is_kept(&mut self.connection).unwrap_or(false);
             drop(self.connection);
             open::shut_down(dir.as_fd(), false)?;
             Ok((None, kept))
@@ -230,6 +231,7 @@ async fn seal(
     options: SnapshotOptions,
 ) -> Result<SnapshotManifest> {
     still.state.check_room()?;
+    settle_names(vessel, &still.state).await?;
     still.state.pending = Some(Pending::Seal { snapshot: snapshot.to_owned() });
     save_state(vessel, &still.state).await?;
     let packed = archive(vessel, &still.connection, snapshot).await?;
@@ -392,6 +394,15 @@ async fn switch_to_sealed(vessel: &VesselInner, mut still: Still, snapshot: &str
     still.remount(vessel).await
 }
 
+/// The next state does not say any more that a sealed layer may have to be renamed.
+async fn settle_names(vessel: &VesselInner, before: &VesselState) -> Result<()> {
+    if !matches!(before.pending, Some(Pending::Sealed { .. })) {
+        return Ok(());
+    }
+    let store = Arc::clone(&vessel.manager.store);
+    blocking(move || dirs::sync(store.layers.as_fd())).await
+}
+
 async fn save_state(vessel: &VesselInner, state: &VesselState) -> Result<()> {
     let (dir, state) = (Arc::clone(vessel.lease.dir()), state.clone());
     blocking(move || write_state(dir.as_fd(), &state)).await
@@ -412,6 +423,11 @@ async fn restore_to(vessel: &VesselInner, manifest: &mut VesselManifest, snapsho
     let before = still.state.clone();
     still.state.sealed = sealed;
     still.state.generation += 1;
+    still.state.pending = None;
+    if let Err(error) = settle_names(vessel, &before).await {
+        let _ = still.resume(vessel).await;
+        return Err(error);
+    }
     if let Err(error) = begin_restored(vessel, &still.state, manifest).await {
         // When even this fails, the next opening of the vessel decides.
         if save_state(vessel, &before).await.is_ok() {
@@ -439,7 +455,7 @@ async fn begin_restored(
     blocking(move || {
         // What an earlier attempt left.
         manager.store.discard(dir.as_fd(), &generation_name(state.generation))?;
-        manager.store.make_generation(dir.as_fd(), &state)?;
+        manager.store.lay_generation(dir.as_fd(), &state)?;
         write_state(dir.as_fd(), &state)
     })
     .await?;
@@ -477,6 +493,7 @@ pub(super) async fn delete(vessel: &Arc<VesselInner>, snapshot: &str) -> Result<
     }
     let (dir, id) = (Arc::clone(vessel.lease.dir()), vessel.id.clone());
     let mut state = blocking(move || read_state(&id, dir.as_fd())).await?;
+    settle_names(vessel, &state).await?;
     state.pending = Some(Pending::Delete { snapshot: snapshot.to_owned() });
     state.packing.retain(|waiting| waiting.id != snapshot);
     save_state(vessel, &state).await?;

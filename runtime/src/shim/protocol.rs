@@ -169,7 +169,11 @@ pub enum Request {
         /// How long they may stand still, in milliseconds; [`FaultKind::LimitExceeded`] when it takes longer.
         longest_ms: u64,
     },
-    /// Mounts other layers instead, after [`Request::Quiesce`]. Reply: [`Reply::Done`].
+    /// Unmounts, after [`Request::Quiesce`]: what was written is on disk then, and nothing uses the writable layer any more.
+    /// Nobody else is served until [`Request::Remount`] or [`Request::Resume`]. Reply: [`Reply::Done`].
+    Detach,
+    /// Mounts other layers instead, after [`Request::Quiesce`]. Reply: [`Reply::Done`], with the root of what was mounted
+    /// before, if it was: the last one to close it waits until what was written to it is on disk.
     Remount(MountSpec),
 }
 

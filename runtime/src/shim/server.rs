@@ -79,6 +79,8 @@ struct Server {
     ground: Ground,
     /// `None` only while layers are exchanged, or after that failed.
     mounted: Option<Mounted>,
+    /// What was mounted before it was taken away for an exchange.
+    detached: Option<super::protocol::MountSpec>,
     clients: BTreeMap<u64, Client>,
     commands: BTreeMap<u64, Command>,
     jobs: BTreeMap<u64, Job>,
@@ -312,7 +314,7 @@ impl Server {
     /// Whoever made the vessel still is gone. Once the writable layer was packed, a snapshot with its content may be
     /// recorded already: nobody may write to it any more, and who opens the vessel next reads the record.
     fn abandon(&mut self) {
-        if self.packed {
+        if self.packed || self.mounted.is_none() {
             self.leaving = true;
         } else {
             self.resume();
@@ -331,16 +333,24 @@ impl Server {
         }
     }
 
-    /// Exchanges the layers. When the new ones cannot be mounted, the old ones are again.
-    fn remount(&mut self, spec: super::protocol::MountSpec) -> Result<(), Fault> {
+    /// Exchanges the layers; the root of those before, if they were still mounted. When the new ones cannot be mounted, the
+    /// old ones are again.
+    fn remount(&mut self, spec: super::protocol::MountSpec) -> Result<Option<OwnedFd>, Fault> {
         let target = Path::new(house::MERGED);
-        let old = self.mounted.take().ok_or_else(not_mounted)?;
-        let before = old.spec.clone();
-        old.unmount(target)?;
+        let (before, root) = match self.mounted.take() {
+            Some(old) => {
+                let root = old.root.as_fd().try_clone_to_owned();
+                let before = old.spec.clone();
+                old.unmount(target)?;
+                (before, root.ok())
+            }
+            None => (self.detached.take().ok_or_else(not_mounted)?, None),
+        };
         match Mounted::new(spec, &self.dirs, target) {
             Ok(mounted) => {
                 self.mounted = Some(mounted);
-                Ok(())
+                self.detached = None;
+                Ok(root)
             }
             Err(fault) => {
                 self.mounted = Mounted::new(before, &self.dirs, target).ok();

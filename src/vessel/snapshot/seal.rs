@@ -1,18 +1,20 @@
 //! Sealing without waiting for the archive: the writable layer becomes the layer of the snapshot, on disk, and that is all.
 #![forbid(unsafe_code)]
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use time::OffsetDateTime;
+use vesselrt_runtime::shim::client::{CallError, Connection};
+use vesselrt_runtime::shim::protocol::Request;
 use vesselrt_storage::manifest::{SnapshotManifest, SnapshotMode};
 
 use super::{Still, VesselInner, drop_work_dir_later, running, save_state, still_or_running, turn};
 use crate::error::Result;
-use crate::manager::open::{self, write_state};
+use crate::manager::open::{self, STATE};
 use crate::offload::blocking;
 use crate::state::{Pending, VesselState};
-use crate::store::dirs;
+use crate::store::dirs::{self, Replacement};
 
 use super::options::SnapshotOptions;
 
@@ -65,10 +67,17 @@ async fn announce(vessel: &VesselInner, mut still: Still, made: &SnapshotManifes
     still.state.generation += 1;
     still.state.pending = Some(Pending::Sealed { snapshot, generation });
     let (dir, state) = (Arc::clone(vessel.lease.dir()), still.state.clone());
-    let announced = match before.check_room() {
-        Ok(()) => blocking(move || write_synced(dir.as_fd(), &state)).await,
-        full => full,
-    };
+    if let Err(error) = before.check_room() {
+        let _ = still.resume(vessel).await;
+        return Err(error);
+    }
+    let mut connection = still.connection;
+    let (connection, announced) = blocking(move || {
+        let announced = write_synced(dir.as_fd(), &state, &mut connection);
+        Ok((connection, announced))
+    })
+    .await?;
+    let still = Still { connection, state: still.state };
     let Err(error) = announced else { return Ok(still) };
     // It may have been written although we were told otherwise.
     if save_state(vessel, &before).await.is_ok() {
@@ -83,12 +92,18 @@ async fn announce(vessel: &VesselInner, mut still: Still, made: &SnapshotManifes
     Err(error)
 }
 
-/// What was written to the vessel first: one system call, whose cost is what is not on disk yet.
-fn write_synced(dir: std::os::fd::BorrowedFd<'_>, state: &VesselState) -> Result<()> {
+/// Everything is synced at once, and then the new state takes its place: the cost is what is not on disk yet.
+fn write_synced(dir: BorrowedFd<'_>, state: &VesselState, connection: &mut Connection) -> Result<()> {
+    let replacement = Replacement::write(dir, STATE, &state.to_json(), false)?;
+    // The kernel syncs when it unmounts, but does not say how it went. fuse-overlayfs cannot be unmounted here.
+    match connection.call_done(&Request::Detach, &[]) {
+        Ok(()) | Err(CallError::Fault(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
     if !state.volatile {
         dirs::sync_all(dir)?;
     }
-    write_state(dir, state)
+    replacement.put(!state.volatile)
 }
 
 /// The layer gets its name, and an empty one is mounted above it. Nothing of it is synced: what a crash takes back is
@@ -100,7 +115,7 @@ async fn exchange(vessel: &VesselInner, still: Still) -> Result<()> {
         if let Some(Pending::Sealed { snapshot, generation }) = &state.pending {
             manager.store.name_sealed(dir.as_fd(), *generation, snapshot)?;
         }
-        manager.store.make_generation(dir.as_fd(), &state)
+        manager.store.lay_generation(dir.as_fd(), &state).map(drop)
     })
     .await?;
     still.remount(vessel).await

@@ -2,14 +2,16 @@
 #![forbid(unsafe_code)]
 
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use rustix::fs::OFlags;
 
-use super::{Server, State, not_mounted};
+use super::{Server, State, house, not_mounted};
 use crate::files;
 use crate::root::Root;
 use crate::shim::commands::{Command, Place};
 use crate::shim::jobs::{Job, Task};
+use crate::shim::mounted::Mounted;
 use crate::shim::protocol::{Driver, ExecRequest, Fault, FaultKind, MountSpec, Reply, Request, VERSION};
 
 /// What a request comes to.
@@ -42,7 +44,9 @@ impl Server {
         if self.capture.is_some() {
             return !reads_only(request) && !matches!(request, Request::Shutdown { .. });
         }
-        self.quiesced_by.is_some_and(|by| by != id) && !reads_only(request)
+        let still = self.quiesced_by.is_some_and(|by| by != id);
+        let about_the_shim = matches!(request, Request::Hello | Request::Keep(_) | Request::Signal(_));
+        still && (!reads_only(request) || (self.mounted.is_none() && !about_the_shim))
     }
 
     fn dispatch(&mut self, id: u64, request: Request, fds: Vec<OwnedFd>) -> Handled {
@@ -58,8 +62,10 @@ impl Server {
             Request::CopyOut { path } => self.job(id, &Task::CopyOut { path }, fds),
             Request::CopyIn { path } => self.job(id, &Task::CopyIn { path }, fds),
             Request::Quiesce => self.quiesce(id),
+            Request::Detach => self.detach(id),
             Request::Resume => {
                 self.only_the_quiescer(id)?;
+                self.attach_again()?;
                 self.resume();
                 done()
             }
@@ -158,18 +164,34 @@ impl Server {
         }
     }
 
+    fn detach(&mut self, id: u64) -> Handled {
+        self.only_the_quiescer(id)?;
+        if self.mounted()?.spec.driver == Driver::Fuse {
+            return Err(not_anew());
+        }
+        let mounted = self.mounted.take().ok_or_else(not_mounted)?;
+        self.detached = Some(mounted.spec.clone());
+        mounted.unmount(Path::new(house::MERGED))?;
+        done()
+    }
+
+    /// Mounts again what was detached.
+    fn attach_again(&mut self) -> Result<(), Fault> {
+        if let Some(spec) = self.detached.take() {
+            self.mounted = Some(Mounted::new(spec, &self.dirs, Path::new(house::MERGED))?);
+        }
+        Ok(())
+    }
+
     fn exchange(&mut self, id: u64, spec: MountSpec) -> Handled {
         self.only_the_quiescer(id)?;
-        if self.mounted()?.spec.driver == Driver::Fuse || spec.driver == Driver::Fuse {
-            return Err(Fault::new(
-                FaultKind::Unsupported,
-                "fuse-overlayfs cannot be mounted anew by a running shim",
-            )
-            .with_remedy("start a new shim"));
+        if spec.driver == Driver::Fuse || self.mounted.as_ref().is_some_and(|m| m.spec.driver == Driver::Fuse)
+        {
+            return Err(not_anew());
         }
-        self.remount(spec)?;
+        let before = self.remount(spec)?;
         self.resume();
-        done()
+        Ok(Outcome::Reply(Reply::Done, before.into_iter().collect()))
     }
 
     fn shutdown(&mut self, destroy: bool) -> Handled {
@@ -181,6 +203,11 @@ impl Server {
         self.destroy = destroy;
         done()
     }
+}
+
+fn not_anew() -> Fault {
+    Fault::new(FaultKind::Unsupported, "fuse-overlayfs cannot be mounted anew by a running shim")
+        .with_remedy("start a new shim")
 }
 
 fn done() -> Handled {

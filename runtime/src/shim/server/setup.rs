@@ -37,6 +37,7 @@ pub(super) fn server(socket: &UnixStream, mounts: Vec<OwnedFd>) -> Result<Server
         ground: ground(config.hostname)?,
         dirs,
         mounted: Some(mounted),
+        detached: None,
         clients: BTreeMap::new(),
         commands: BTreeMap::new(),
         jobs: BTreeMap::new(),
