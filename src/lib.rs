@@ -36,6 +36,7 @@ mod config;
 mod error;
 mod history;
 mod manager;
+mod merge;
 mod offload;
 mod recover;
 mod state;

@@ -135,10 +135,10 @@ impl VesselState {
             .expect("it has neither maps with odd keys nor values that JSON cannot express")
     }
 
-    /// What a shim is to mount.
-    pub(crate) fn mount_spec(&self, driver: Driver) -> MountSpec {
+    /// What a shim is to mount; `stack` stands for the sealed layers.
+    pub(crate) fn mount_spec(&self, driver: Driver, stack: Vec<String>) -> MountSpec {
         MountSpec {
-            sealed: self.sealed.clone(),
+            sealed: stack,
             image: self.image.layers.clone(),
             generation: self.generation,
             volatile: self.volatile,
@@ -146,18 +146,24 @@ impl VesselState {
         }
     }
 
-    /// Whether the writable layer can be sealed: what cannot be mounted any more would be lost with it.
+    /// Whether the writable layer can be sealed, when so many layers stand for the sealed ones: what cannot be mounted any
+    /// more would be lost with it.
     ///
     /// # Errors
     /// [`LimitExceeded`](ErrorKind::LimitExceeded).
-    pub(crate) fn check_room(&self) -> Result<()> {
-        let layers = self.image.layers.len() + self.sealed.len();
+    pub(crate) fn check_room(&self, stack: usize) -> Result<()> {
+        let layers = self.image.layers.len() + stack;
         if layers < MAX_LAYERS {
             return Ok(());
         }
         let message = format!("the vessel has {layers} layers, and no more can be mounted");
         let remedy = "restore an earlier snapshot and go on from there";
         Err(Error::new(ErrorKind::LimitExceeded, message).with_remedy(remedy))
+    }
+
+    /// Whether a stack is long enough to be worth waiting for merged layers.
+    pub(crate) fn is_crowded(&self, stack: usize) -> bool {
+        self.image.layers.len() + stack >= MAX_LAYERS / 2
     }
 
     /// The snapshot that the writable layer lies on; empty when it is the image.
@@ -193,11 +199,10 @@ mod tests {
 
     #[test]
     fn what_could_not_be_mounted_is_not_sealed() {
-        let mut state = state();
-        state.sealed = vec!["s".into(); MAX_LAYERS - 3];
-        state.check_room().unwrap();
-        state.sealed.push("s".into());
-        assert_eq!(state.check_room().unwrap_err().kind(), ErrorKind::LimitExceeded);
+        let state = state();
+        state.check_room(MAX_LAYERS - 3).unwrap();
+        assert!(state.is_crowded(MAX_LAYERS - 3) && !state.is_crowded(100));
+        assert_eq!(state.check_room(MAX_LAYERS - 2).unwrap_err().kind(), ErrorKind::LimitExceeded);
     }
 
     #[test]

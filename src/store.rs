@@ -9,7 +9,9 @@
 //!     layers/CHAIN/fs             an image layer, unpacked once, never changed
 //!     layers/.lock-CHAIN          whoever unpacks it
 //!   layers/SNAPSHOT/fs            a sealed snapshot layer; can be had again from its archive
+//!   layers/+DIGEST/fs             several sealed layers as one; can be made again
 //!   vessels/ID/
+//!     upkeep.lock                 held by whoever packs its snapshots
 //!     lock                        held by the shim as long as it lives
 //!     ops.lock                    held by whoever changes snapshots or the manifest
 //!     unfinished                  there while the vessel is made or deleted

@@ -215,10 +215,12 @@ impl Vessel {
         session::spawn(&self.inner, options).await
     }
 
-    /// Seals what changed since the last snapshot as a new one.
+    /// Seals what changed since the last snapshot as a new one. Commands that run stand still while it is copied; the vessel
+    /// stays on the snapshot that it is based on then.
     ///
     /// # Errors
-    /// [`Conflict`](crate::ErrorKind::Conflict) while a command runs or a file is open for writing; those of the storage.
+    /// [`Conflict`](crate::ErrorKind::Conflict) while a file is open for writing and no command runs;
+    /// [`LimitExceeded`](crate::ErrorKind::LimitExceeded) when commands would stand still for too long; those of the storage.
     /// After an error there is no new snapshot.
     pub async fn create_snapshot(&self, message: &str) -> Result<SnapshotManifest> {
         self.create_snapshot_with(SnapshotOptions::new(message)).await

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod damaged;
+mod long;
 mod running;
 mod sealed;
 

@@ -32,6 +32,7 @@
 pub mod blob;
 pub mod entry;
 pub mod limits;
+mod merge;
 pub mod pack;
 pub mod path;
 pub mod remove;
@@ -50,6 +51,7 @@ use serde::{Deserialize, Serialize};
 pub use blob::{BlobError, BlobSource, Compression, unpack_blob};
 pub use entry::Reject;
 pub use limits::Limits;
+pub(crate) use merge::merge;
 pub use pack::{PackError, PackOptions, pack, pack_entry};
 pub use remove::remove_tree;
 pub use report::{PackReport, UnpackReport, Warning, WarningKind, Warnings};

@@ -61,6 +61,16 @@ pub enum Job {
         /// What wrote the tree.
         format: TreeFormat,
     },
+    /// Merges sealed layers into one that looks the same. Descriptors: the directory of sealed layers, that of image layers,
+    /// the directory to make the tree `fs` in. Output: [`JobDone::Merged`]; nothing is synced.
+    MergeLayers {
+        /// What is merged, topmost first: names under the directory of sealed layers.
+        layers: Vec<String>,
+        /// Sealed layers below them, topmost first.
+        sealed: Vec<String>,
+        /// Image layers below those, topmost first.
+        image: Vec<String>,
+    },
     /// Removes `name` and everything in it. Descriptor: its parent directory. Output: [`JobDone::Removed`].
     RemoveTree {
         /// Name of the entry; no slash.
@@ -82,6 +92,8 @@ pub enum JobDone {
     },
     /// A tar is written.
     Packed(Packed),
+    /// The merged tree is there.
+    Merged,
     /// It is gone.
     Removed,
 }

@@ -195,6 +195,7 @@ async fn start_locked(
     }
     manager.provide_base(&manifest, &mut state.image).await?;
     manager.provide_sealed(&manifest, &state.sealed).await?;
+    manager.make_room(&state).await?;
     let (manager, id) = (Arc::clone(manager), id.to_owned());
     let opened = blocking(move || {
         tidy(&manager.store, dir.as_fd(), &state)?;

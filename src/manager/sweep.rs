@@ -133,6 +133,7 @@ impl ManagerInner {
         let layers = blocking(move || dirs::names(manager.store.layers.as_fd())).await?;
         let mut used: HashSet<String> = HashSet::new();
         for vessel in open::list(self).await? {
+            used.extend(crate::merge::names(&vessel));
             used.extend(vessel.snapshots.into_iter().map(|snapshot| snapshot.id));
         }
         let manager = Arc::clone(self);

@@ -1,4 +1,4 @@
-//! What is done for a vessel in the background: archives of sealed snapshots are packed and stored.
+//! What is done for a vessel in the background: archives of sealed snapshots are packed and stored, and layers merged.
 //!
 //! Whoever does it holds `upkeep.lock` of the vessel. It is done by tasks of the process that made the snapshot, or by a
 //! process of its own ([`Packer`]), and taken up again by whoever opens the vessel when nobody does it.
@@ -22,6 +22,7 @@ use crate::offload::blocking;
 use crate::state::{Pending, VesselState};
 use crate::store::dirs;
 use crate::store::lock::{self, FileLock};
+use crate::store::staged::Staged;
 use crate::vessel::snapshot::stream_archive;
 
 /// Held by whoever packs the snapshots of a vessel.
@@ -75,15 +76,57 @@ impl ManagerInner {
     /// The first that is met.
     pub(crate) async fn upkeep(self: &Arc<Self>, id: &str) -> Result<()> {
         let Some(dir) = self.dir_of_vessel(id).await? else { return Ok(()) };
-        while self.first_waiting(id, &dir).await?.is_some() {
+        loop {
+            let state = state_of(id, &dir).await?;
+            let waits = self.first_waiting(id, &dir).await?.is_some();
+            if !waits && self.store.merge_due(&state).is_none() {
+                return Ok(());
+            }
             let fd = Arc::clone(&dir);
             let Some(lock) = blocking(move || lock::attempt(fd.as_fd(), UPKEEP_LOCK)).await? else {
                 // Its holder looks again when it has let go of the lock.
                 return Ok(());
             };
+            // That is quick, and later snapshots are the quicker for it. What fails must not keep archives from being packed.
+            let merged = self.merge_all(&state).await;
             self.store_all(id, &dir, lock).await?;
+            merged?;
+        }
+    }
+
+    /// Makes the merged layers that a vessel has none of yet.
+    async fn merge_all(&self, state: &VesselState) -> Result<()> {
+        while let Some(merge) = self.store.merge_due(state) {
+            let (launcher, store, image) =
+                (self.launcher()?, Arc::clone(&self.store), state.image.layers.clone());
+            blocking(move || {
+                let staged = Staged::new(&store)?;
+                let job = Job::MergeLayers { layers: merge.parts, sealed: merge.below, image };
+                let (sealed, image) = (store.layers.as_fd(), store.image_layers.as_fd());
+                match launcher.worker()?.run(&job, &[sealed, image, staged.dir()], &mut |_| {})? {
+                    JobDone::Merged => {}
+                    _ => return Err(Error::internal("unexpected reply of the worker: not merged")),
+                }
+                dirs::sync_all(staged.dir())?;
+                // One that somebody else has made meanwhile is the same.
+                staged.publish(store.layers.as_fd(), &merge.name)?;
+                Ok(())
+            })
+            .await?;
         }
         Ok(())
+    }
+
+    /// Makes merged layers now when more layers are to be mounted than is good.
+    ///
+    /// # Errors
+    /// Only if without them there are too many.
+    pub(crate) async fn make_room(&self, state: &VesselState) -> Result<()> {
+        if !state.is_crowded(self.store.stack(state).len()) {
+            return Ok(());
+        }
+        let merged = self.merge_all(state).await;
+        state.check_room(self.store.stack(state).len()).map_err(|full| merged.err().unwrap_or(full))
     }
 
     /// Waits until every snapshot of a vessel has its archive.

@@ -7,8 +7,11 @@ use rustix::fs::{AtFlags, Mode, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use super::{Store, dirs};
+use vesselrt_runtime::shim::protocol::Driver;
+
 use crate::error::{Error, Result};
 use crate::manager::open::generation_name;
+use crate::merge::{self, Merge};
 use crate::state::VesselState;
 
 const TREE: &str = "fs";
@@ -87,6 +90,23 @@ impl Store {
             return self.discard(vessel, &name);
         }
         Ok(())
+    }
+
+    /// What is mounted for the sealed layers of a vessel: merged ones where there are any.
+    pub(crate) fn stack(&self, state: &VesselState) -> Vec<String> {
+        if state.driver == Some(Driver::Fuse) {
+            return state.sealed.clone();
+        }
+        merge::stack(&state.sealed, &mut |name| dirs::exists(self.layers.as_fd(), name).unwrap_or(false))
+    }
+
+    /// The next merged layer that is to be made for a vessel.
+    pub(crate) fn merge_due(&self, state: &VesselState) -> Option<Merge> {
+        // What fuse-overlayfs writes is its own dialect.
+        if state.driver != Some(Driver::Kernel) {
+            return None;
+        }
+        merge::due(&state.sealed, &mut |name| dirs::exists(self.layers.as_fd(), name).unwrap_or(false))
     }
 
     /// Removes what a sealed layer needs no more.

@@ -28,6 +28,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::history;
 use crate::manager::ManagerInner;
 use crate::manager::open::{self, OPS_LOCK, generation_name, read_state, write_state};
+use crate::merge;
 use crate::offload::blocking;
 use crate::recover;
 use crate::state::{Pending, VesselState};
@@ -110,7 +111,8 @@ impl Still {
     /// Mounts the layers of the state in place of the present ones; by a new shim if this one cannot.
     async fn remount(mut self, vessel: &VesselInner) -> Result<()> {
         let dir = Arc::clone(vessel.lease.dir());
-        let spec = self.state.mount_spec(self.state.driver.unwrap_or(Driver::Kernel));
+        let stack = vessel.manager.store.stack(&self.state);
+        let spec = self.state.mount_spec(self.state.driver.unwrap_or(Driver::Kernel), stack);
         let mounted = blocking(move || {
             if let Ok((Reply::Done, before)) = self.connection.call(&Request::Remount(spec), &[]) {
                 open::end_switching(dir.as_fd())?;
@@ -156,6 +158,7 @@ pub(super) async fn create(vessel: &Arc<VesselInner>, options: SnapshotOptions) 
         return seal::create(vessel, &options).await;
     }
     let mut turn = settled_turn(vessel).await?;
+    make_room(vessel, None).await?;
     let snapshot = vessel.manager.config.id_generator.new_id();
     let mut still = match still_or_running(vessel).await? {
         Some(still) => still,
@@ -166,13 +169,16 @@ pub(super) async fn create(vessel: &Arc<VesselInner>, options: SnapshotOptions) 
         Err(error) => return Err(give_up(vessel, still, &snapshot, error).await),
     };
     vessel.remember(&turn.manifest);
+    let may_merge = merge::may_be_due(still.state.sealed.len() + 1);
     let switched = switch_to_sealed(vessel, still, &snapshot).await;
     if switched.is_err() {
         // The snapshot exists. What is left to do is what is done after a crash: now, or by the next operation.
         let _ = vessel.reopen(true).await;
     }
     drop_work_dir_later(vessel, snapshot);
-    vessel.manager.upkeep_later(&vessel.id);
+    if may_merge {
+        vessel.manager.upkeep_later(&vessel.id);
+    }
     Ok(made)
 }
 
@@ -199,6 +205,16 @@ async fn runs_commands(vessel: &VesselInner) -> Result<bool> {
             Ok(matches!(reply, Reply::Hello { running, .. } if running > 0))
         }
     }
+}
+
+/// Waits for merged layers when there are too many others, of these (topmost first) or of the vessel as it is.
+async fn make_room(vessel: &VesselInner, sealed: Option<&Vec<String>>) -> Result<()> {
+    let (dir, id) = (Arc::clone(vessel.lease.dir()), vessel.id.clone());
+    let mut state = blocking(move || read_state(&id, dir.as_fd())).await?;
+    if let Some(sealed) = sealed {
+        state.sealed.clone_from(sealed);
+    }
+    vessel.manager.make_room(&state).await
 }
 
 /// The turn when no snapshot waits for its archive: parents are stored before their children.
@@ -230,7 +246,7 @@ async fn seal(
     snapshot: &str,
     options: SnapshotOptions,
 ) -> Result<SnapshotManifest> {
-    still.state.check_room()?;
+    still.state.check_room(vessel.manager.store.stack(&still.state).len())?;
     settle_names(vessel, &still.state).await?;
     still.state.pending = Some(Pending::Seal { snapshot: snapshot.to_owned() });
     save_state(vessel, &still.state).await?;
@@ -419,6 +435,7 @@ async fn restore_to(vessel: &VesselInner, manifest: &mut VesselManifest, snapsho
     }
     let sealed = recover::layers(manifest, snapshot)?;
     vessel.manager.provide_sealed(manifest, &sealed).await?;
+    make_room(vessel, Some(&sealed)).await?;
     let mut still = quiesce(vessel).await?;
     let before = still.state.clone();
     still.state.sealed = sealed;

@@ -254,6 +254,12 @@ fn apply_by_name(dir: BorrowedFd<'_>, name: &CStr, stat: &Stat) -> Outcome<()> {
     Ok(rustix::fs::utimensat(dir, name, &times(stat), AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
+/// Owner, mode, times and attributes.
+pub(super) fn copy_metadata(source: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Outcome<()> {
+    let stat = rustix::fs::fstat(source)?;
+    apply_metadata(source, target, &stat)
+}
+
 /// The owner first: chown clears setuid bits and file capabilities.
 fn apply_metadata(source: BorrowedFd<'_>, target: BorrowedFd<'_>, stat: &Stat) -> Outcome<()> {
     let (owner, group) = ids(stat);

@@ -9,7 +9,9 @@ use vesselrt_runtime::shim::client::{CallError, Connection};
 use vesselrt_runtime::shim::protocol::Request;
 use vesselrt_storage::manifest::{SnapshotManifest, SnapshotMode};
 
-use super::{Still, VesselInner, drop_work_dir_later, running, save_state, still_or_running, turn};
+use super::{
+    Still, VesselInner, drop_work_dir_later, make_room, running, save_state, still_or_running, turn,
+};
 use crate::error::Result;
 use crate::manager::open::{self, STATE};
 use crate::offload::blocking;
@@ -20,6 +22,7 @@ use super::options::SnapshotOptions;
 
 pub(super) async fn create(vessel: &Arc<VesselInner>, options: &SnapshotOptions) -> Result<SnapshotManifest> {
     let mut turn = turn(vessel).await?;
+    make_room(vessel, None).await?;
     let Some(still) = still_or_running(vessel).await? else {
         return running::create(vessel, options, turn).await;
     };
@@ -67,7 +70,7 @@ async fn announce(vessel: &VesselInner, mut still: Still, made: &SnapshotManifes
     still.state.generation += 1;
     still.state.pending = Some(Pending::Sealed { snapshot, generation });
     let (dir, state) = (Arc::clone(vessel.lease.dir()), still.state.clone());
-    if let Err(error) = before.check_room() {
+    if let Err(error) = before.check_room(vessel.manager.store.stack(&before).len()) {
         let _ = still.resume(vessel).await;
         return Err(error);
     }
