@@ -45,7 +45,7 @@ use crate::manager::save::SaveFormat;
 use crate::manager::trees::TreeReport;
 use crate::manager::usage::DiskUsage;
 use vesselrt_storage::registry::Kept as CredentialsKept;
-use vesselrt_storage::{ImageRecord, VesselManifest};
+use vesselrt_storage::{ImageRecord, SnapshotManifest, VesselManifest};
 
 /// The runtime of a manager and all that came from it.
 #[derive(Debug, Clone)]
@@ -171,6 +171,22 @@ impl Manager {
     /// As there.
     pub fn vessel_manifest(&self, id: &str) -> Result<VesselManifest> {
         self.runtime.run(self.inner.vessel_manifest(id))
+    }
+
+    /// See [`crate::Manager::upkeep_vessel`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn upkeep_vessel(&self, id: &str) -> Result<()> {
+        self.runtime.run(self.inner.upkeep_vessel(id))
+    }
+
+    /// See [`crate::Manager::wait_snapshot`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn wait_snapshot(&self, id: &str, snapshot: Option<&str>) -> Result<Vec<SnapshotManifest>> {
+        self.runtime.run(self.inner.wait_snapshot(id, snapshot))
     }
 
     /// See [`crate::Manager::vessel_status`].

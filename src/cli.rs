@@ -123,6 +123,9 @@ enum Verb {
     Bench(bench::Bench),
     /// Show the main job on an image made of this host's own tools
     Demo(demo::Demo),
+    /// What other calls leave to the background for a vessel
+    #[command(hide = true)]
+    Upkeep(session::Upkeep),
     /// Print the completions of a shell
     Completions(completions::Completions),
 }
@@ -136,6 +139,11 @@ pub(crate) fn main() -> ExitCode {
         Err(error) => return not_parsed(&error),
     };
     let context = Context::new(cli.globals);
+    if matches!(cli.verb, Verb::Upkeep(_))
+        && let Err(error) = vesselrt::detach()
+    {
+        return output::failed(context.json, &error.into());
+    }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return output::failed(context.json, &Failure::io("start the async runtime", error)),
@@ -177,6 +185,7 @@ async fn dispatch(verb: Verb, context: &Context) -> Outcome<ExitCode> {
         Verb::Doctor(args) => return doctor::run(&args, context).await,
         Verb::Bench(args) => return bench::run(args, context).await,
         Verb::Demo(args) => return demo::run(args, context).await,
+        Verb::Upkeep(args) => session::upkeep(&args, context).await?,
         Verb::Completions(args) => completions::run(&args, context)?,
     }
     Ok(ExitCode::SUCCESS)

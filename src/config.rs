@@ -3,6 +3,7 @@
 //! Only the defaults of [`ManagerConfig::default`] look at the environment (`XDG_DATA_HOME`, `HOME`).
 #![forbid(unsafe_code)]
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,6 +86,24 @@ pub enum PullPolicy {
     Never,
 }
 
+/// Who packs the archives of sealed snapshots, and what else is done in the background.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Packer {
+    /// Tasks of this process; when it ends before they do, whoever opens the vessel next goes on.
+    #[default]
+    Tasks,
+    /// A process of its own for each vessel that needs it, which outlives this one: `program` with `arguments` and the id of
+    /// the vessel, without environment, streams and working directory. It is to call
+    /// [`Manager::upkeep_vessel`](crate::Manager::upkeep_vessel).
+    Process {
+        /// The executable.
+        program: PathBuf,
+        /// Its arguments before the id.
+        arguments: Vec<OsString>,
+    },
+}
+
 /// What a [`Manager`](crate::Manager) is built from. The setters return the changed value, to be chained.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -109,6 +128,8 @@ pub struct ManagerConfig {
     pub lock_timeout: Duration,
     /// How registries are reached.
     pub registries: Registries,
+    /// Who packs the archives of sealed snapshots.
+    pub packer: Packer,
 }
 
 impl ManagerConfig {
@@ -125,7 +146,15 @@ impl ManagerConfig {
             shim_path: None,
             lock_timeout: Duration::from_secs(10),
             registries: Registries::default(),
+            packer: Packer::default(),
         }
+    }
+
+    /// Sets who packs the archives of sealed snapshots.
+    #[must_use]
+    pub fn packer(mut self, packer: Packer) -> Self {
+        self.packer = packer;
+        self
     }
 
     /// Sets the directory of the store.

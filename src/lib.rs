@@ -34,14 +34,16 @@
 pub mod blocking;
 mod config;
 mod error;
+mod history;
 mod manager;
+mod merge;
 mod offload;
 mod recover;
 mod state;
 mod store;
 mod vessel;
 
-pub use config::{Limits, ManagerConfig, OverlayDriver, PullPolicy, Registries};
+pub use config::{Limits, ManagerConfig, OverlayDriver, Packer, PullPolicy, Registries};
 pub use error::{Error, ErrorKind, Result};
 pub use manager::cat::{SnapshotFile, SnapshotRead};
 pub use manager::commit::{CommitOptions, CommitProgress, CommitReport, LayerCompression};
@@ -63,8 +65,9 @@ pub use vessel::exec::{ExecOptions, ExecResult, TIMEOUT_EXIT_CODE};
 pub use vessel::file::{File, OpenOptions};
 pub use vessel::files::{DirEntry, FileInfo, FileType};
 pub use vessel::session::Running;
+pub use vessel::snapshot::options::SnapshotOptions;
 pub use vessel::snapshot::upkeep::{SnapshotDeletion, SnapshotPruning, SnapshotsDeleted};
-pub use vesselrt_storage::manifest::{SnapshotManifest, VesselManifest};
+pub use vesselrt_storage::manifest::{SnapshotManifest, SnapshotMode, VesselManifest};
 pub use vesselrt_storage::registry::{self, Kept as CredentialsKept, RegistryConfig};
 pub use vesselrt_storage::{
     ArchiveUsage, ByteStream, CompressedStorage, Digest, IdGenerator, LocalStorage, RandomAccess, Reference,
@@ -77,4 +80,13 @@ pub use vesselrt_storage::{ImageRecord, LayerRecord};
 /// [`ManagerConfig::shim_path`].
 pub fn init() {
     vesselrt_runtime::init();
+}
+
+/// Makes this process one of its own, without a terminal and without descriptors but the standard streams: for the program
+/// of [`Packer::Process`], before it opens anything.
+///
+/// # Errors
+/// [`Internal`](ErrorKind::Internal) on a kernel without close_range(2).
+pub fn detach() -> Result<()> {
+    vesselrt_runtime::detach().map_err(|e| Error::io("failed to close descriptors", e))
 }

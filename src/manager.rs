@@ -22,6 +22,7 @@ mod sweep;
 mod taps;
 mod transfer;
 pub(crate) mod trees;
+pub(crate) mod upkeep;
 pub(crate) mod usage;
 
 use std::collections::HashMap;
@@ -30,7 +31,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use vesselrt_runtime::launch::{Launcher, host_mapping};
 use vesselrt_runtime::shim::protocol::Driver;
-use vesselrt_storage::manifest::VesselManifest;
+use vesselrt_storage::manifest::{SnapshotManifest, VesselManifest};
 use vesselrt_storage::registry::Client;
 use vesselrt_storage::{CompressedStorage, Storage};
 use vesselrt_storage::{ContentStore, ImageRecord};
@@ -65,6 +66,8 @@ pub(crate) struct ManagerInner {
     /// One lock per reference that is looked up, so that it is imported once.
     imports: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     sweeper: tokio::sync::Mutex<()>,
+    /// How many tasks do something in the background for vessels.
+    upkeepers: tokio::sync::watch::Sender<usize>,
 }
 
 /// Whether a vessel is in use, by whoever it may be.
@@ -185,7 +188,7 @@ impl Manager {
     /// # Errors
     /// [`NotFound`](crate::ErrorKind::NotFound) "vessel not found: …".
     pub async fn vessel_manifest(&self, id: &str) -> Result<VesselManifest> {
-        self.inner.load_manifest(id).await
+        self.inner.view(id).await
     }
 
     /// Opens a file of a snapshot to be read from its beginning. The vessel is not opened, nothing is restored: the file
@@ -303,17 +306,46 @@ impl Manager {
     /// The first that is met, after everything has been tried.
     pub async fn collect_garbage(&self) -> Result<()> {
         let inner = Arc::clone(&self.inner);
-        detached(async move { inner.collect().await }).await
+        detached(async move {
+            let collected = inner.collect().await;
+            let begun = inner.upkeep_all_later().await;
+            collected.and(begun)
+        })
+        .await
     }
 
-    /// Waits until what was deleted is removed. Vessels stay open until they are closed themselves.
+    /// Does now what is done for a vessel in the background, unless another process is at it: packs the archives that its
+    /// sealed snapshots wait for.
+    ///
+    /// # Errors
+    /// The first that is met; what is not done is done when the vessel is opened next.
+    pub async fn upkeep_vessel(&self, id: &str) -> Result<()> {
+        let (inner, id) = (Arc::clone(&self.inner), id.to_owned());
+        detached(async move { inner.upkeep(&id).await }).await
+    }
+
+    /// Waits until a snapshot of a vessel, or every one, has its archive in the storage; packs what nobody packs. Says
+    /// which they are, with checksum and size.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound) "vessel not found: …" or "snapshot not found: …"; those of the storage.
+    pub async fn wait_snapshot(&self, id: &str, snapshot: Option<&str>) -> Result<Vec<SnapshotManifest>> {
+        let (inner, id, snapshot) = (Arc::clone(&self.inner), id.to_owned(), snapshot.map(str::to_owned));
+        detached(async move { inner.wait_snapshot(&id, snapshot.as_deref()).await }).await
+    }
+
+    /// Waits until what was deleted is removed, and what sealed snapshots left to the background is done. Vessels stay open until they are closed themselves.
     ///
     /// # Errors
     /// None at present: what cannot be removed now stays in the trash for the next manager.
     pub async fn close(&self) -> Result<()> {
         // A host without user namespaces cannot remove trees of other ids; that is no reason to fail here.
         let inner = Arc::clone(&self.inner);
-        let _ = detached(async move { inner.sweep().await }).await;
+        let _ = detached(async move {
+            inner.upkept().await;
+            inner.sweep().await
+        })
+        .await;
         Ok(())
     }
 }
@@ -344,6 +376,7 @@ impl ManagerInner {
             launcher: Mutex::new(None),
             imports: Mutex::default(),
             sweeper: tokio::sync::Mutex::default(),
+            upkeepers: tokio::sync::watch::Sender::default(),
         })
     }
 

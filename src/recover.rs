@@ -22,6 +22,25 @@
 //! 3. storage: no archive of S
 //! 4. state: nothing pending
 //!
+//! Sealing S of `gen-N` without waiting for its archive:
+//!
+//! 1. state: S on top and among those that wait for their archives, N+1, `gen-N` still to be renamed — from here on S exists
+//! 2. `gen-N` becomes `layers/S`
+//! 3. an empty `gen-N+1`
+//!
+//! Copying the writable layer of a vessel in which commands run, as S:
+//!
+//! 1. the copy is `layers/S`
+//! 2. state: S among those that wait for their archives — from here on S exists
+//!
+//! Storing S, which waits for its archive and whose parent is stored:
+//!
+//! 1. storage: archive of S
+//! 2. storage: manifest with S
+//! 3. state: S does not wait any more
+//!
+//! Deleting S that waits begins with a state in which it does not, and goes on as every deletion.
+//!
 //! The rule of restoring makes good what another store did to a shared manifest: the local writable layer belongs to the snapshot
 //! it was made on, and is never put on another one.
 #![forbid(unsafe_code)]
@@ -29,6 +48,7 @@
 use vesselrt_storage::manifest::VesselManifest;
 
 use crate::error::Result;
+use crate::history;
 use crate::state::{Pending, VesselState};
 
 /// What is to be done before a vessel can be mounted. All of it may be done twice.
@@ -57,6 +77,9 @@ pub(crate) fn plan(state: &VesselState, manifest: &VesselManifest) -> Result<Opt
     };
     if let Some(pending) = &state.pending {
         let snapshot = pending.snapshot();
+        if let Pending::Sealed { generation, .. } = pending {
+            return plan(next, Some((*generation, snapshot.clone())), false, None, None);
+        }
         if manifest.snapshot(snapshot).is_none() {
             return plan(next, None, false, Some(snapshot.clone()), None);
         }
@@ -67,12 +90,17 @@ pub(crate) fn plan(state: &VesselState, manifest: &VesselManifest) -> Result<Opt
         next.generation += 1;
         return plan(next, Some((state.generation, snapshot.clone())), true, None, None);
     }
-    let top = state.top();
-    if top == manifest.current_snapshot_id {
-        return Ok(None);
+    next.packing = history::waiting(manifest, state).into_iter().cloned().collect();
+    if next.packing != state.packing {
+        return plan(next, None, false, None, None);
     }
-    if top.is_empty() || manifest.snapshot(top).is_some() {
-        return plan(next, None, false, None, Some(top.to_owned()));
+    let (top, merged) = (state.top(), history::merged(manifest, state));
+    if top.is_empty() || merged.snapshot(top).is_some() {
+        let current = history::stored_ancestor(&merged, top);
+        if manifest.current_snapshot_id == current {
+            return Ok(None);
+        }
+        return plan(next, None, false, None, Some(current));
     }
     // The snapshot below was deleted elsewhere: what lies on it has lost its ground.
     next.sealed = layers(manifest, &manifest.current_snapshot_id)?;
@@ -90,4 +118,4 @@ pub(crate) fn layers(manifest: &VesselManifest, snapshot: &str) -> Result<Vec<St
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -3,15 +3,22 @@
 //! The manifest, in the [`Storage`](crate::Storage), says which snapshots exist; the state says what the local
 //! directories are. Both change in one operation, so the state announces it first ([`Pending`]) and
 //! [`crate::recover`] decides what a crash left.
+//!
+//! Snapshots whose layers are sealed and whose archives are not stored yet are in no manifest: another machine could not
+//! restore them. They are listed here ([`VesselState::packing`]), and [`crate::history`] shows both as one.
 #![forbid(unsafe_code)]
 
 use serde::{Deserialize, Serialize};
 use vesselrt_runtime::shim::protocol::{Driver, MountSpec};
+use vesselrt_storage::manifest::SnapshotManifest;
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// Version of the file that this code writes.
-const VERSION: u32 = 1;
+/// Version of the file that this code writes. The first one knew no snapshots without archives: whoever ignores those
+/// takes the layers of a vessel for ones that were deleted.
+const VERSION: u32 = 2;
+/// The oldest that this code reads.
+const OLDEST: u32 = 1;
 /// A state with some hundred snapshots has some kilobytes.
 pub(crate) const MAX_BYTES: u64 = 16 << 20;
 
@@ -45,6 +52,8 @@ pub(crate) struct ImageState {
 pub(crate) enum Pending {
     /// The writable layer becomes this snapshot.
     Seal { snapshot: String },
+    /// This snapshot exists; `gen-N` becomes its layer, if it is still there.
+    Sealed { snapshot: String, generation: u64 },
     /// This snapshot leaves the manifest, and then its archive goes.
     Delete { snapshot: String },
 }
@@ -53,7 +62,7 @@ impl Pending {
     /// What it is about.
     pub(crate) fn snapshot(&self) -> &String {
         match self {
-            Self::Seal { snapshot } | Self::Delete { snapshot } => snapshot,
+            Self::Seal { snapshot } | Self::Sealed { snapshot, .. } | Self::Delete { snapshot } => snapshot,
         }
     }
 }
@@ -72,26 +81,39 @@ pub(crate) struct VesselState {
     /// `None` until the vessel was mounted once.
     pub(crate) driver: Option<Driver>,
     pub(crate) pending: Option<Pending>,
+    /// Snapshots whose archives are not stored yet, in the order of their creation; without checksum and size.
+    #[serde(default)]
+    pub(crate) packing: Vec<SnapshotManifest>,
 }
 
 impl VesselState {
     pub(crate) fn new(image: ImageState, sealed: Vec<String>, volatile: bool) -> Self {
-        Self { version: VERSION, image, sealed, generation: 1, volatile, driver: None, pending: None }
+        Self {
+            version: VERSION,
+            image,
+            sealed,
+            generation: 1,
+            volatile,
+            driver: None,
+            pending: None,
+            packing: Vec::new(),
+        }
     }
 
     /// # Errors
     /// [`IntegrityViolation`](crate::ErrorKind::IntegrityViolation).
     pub(crate) fn parse(vessel: &str, bytes: &[u8]) -> Result<Self> {
-        let state: Self = serde_json::from_slice(bytes).map_err(|e| {
+        let mut state: Self = serde_json::from_slice(bytes).map_err(|e| {
             Error::integrity(format!("local state of vessel {vessel} is damaged")).with_source(e)
         })?;
-        if state.version != VERSION {
+        if !(OLDEST..=VERSION).contains(&state.version) {
             let version = state.version;
             let message = format!(
                 "local state of vessel {vessel} has version {version}, this vesselrt knows {VERSION}"
             );
             return Err(Error::integrity(message).with_remedy("use the vesselrt that wrote it"));
         }
+        state.version = VERSION;
         state.check_names(vessel)?;
         Ok(state)
     }
@@ -99,7 +121,8 @@ impl VesselState {
     /// Names become directory names: a damaged file must not name anything else.
     fn check_names(&self, vessel: &str) -> Result<()> {
         let pending = self.pending.as_ref().map(Pending::snapshot);
-        for name in self.image.layers.iter().chain(&self.sealed).chain(pending) {
+        let packing = self.packing.iter().map(|snapshot| &snapshot.id);
+        for name in self.image.layers.iter().chain(&self.sealed).chain(pending).chain(packing) {
             vesselrt_storage::validate_id(name).map_err(|e| {
                 Error::integrity(format!("local state of vessel {vessel} is damaged")).with_source(e)
             })?;
@@ -112,10 +135,10 @@ impl VesselState {
             .expect("it has neither maps with odd keys nor values that JSON cannot express")
     }
 
-    /// What a shim is to mount.
-    pub(crate) fn mount_spec(&self, driver: Driver) -> MountSpec {
+    /// What a shim is to mount; `stack` stands for the sealed layers.
+    pub(crate) fn mount_spec(&self, driver: Driver, stack: Vec<String>) -> MountSpec {
         MountSpec {
-            sealed: self.sealed.clone(),
+            sealed: stack,
             image: self.image.layers.clone(),
             generation: self.generation,
             volatile: self.volatile,
@@ -123,18 +146,24 @@ impl VesselState {
         }
     }
 
-    /// Whether the writable layer can be sealed: what cannot be mounted any more would be lost with it.
+    /// Whether the writable layer can be sealed, when so many layers stand for the sealed ones: what cannot be mounted any
+    /// more would be lost with it.
     ///
     /// # Errors
     /// [`LimitExceeded`](ErrorKind::LimitExceeded).
-    pub(crate) fn check_room(&self) -> Result<()> {
-        let layers = self.image.layers.len() + self.sealed.len();
+    pub(crate) fn check_room(&self, stack: usize) -> Result<()> {
+        let layers = self.image.layers.len() + stack;
         if layers < MAX_LAYERS {
             return Ok(());
         }
         let message = format!("the vessel has {layers} layers, and no more can be mounted");
         let remedy = "restore an earlier snapshot and go on from there";
         Err(Error::new(ErrorKind::LimitExceeded, message).with_remedy(remedy))
+    }
+
+    /// Whether a stack is long enough to be worth waiting for merged layers.
+    pub(crate) fn is_crowded(&self, stack: usize) -> bool {
+        self.image.layers.len() + stack >= MAX_LAYERS / 2
     }
 
     /// The snapshot that the writable layer lies on; empty when it is the image.
@@ -161,6 +190,7 @@ mod tests {
             None,
             Some(Pending::Seal { snapshot: "s2".into() }),
             Some(Pending::Delete { snapshot: "s1".into() }),
+            Some(Pending::Sealed { snapshot: "s1".into(), generation: 1 }),
         ] {
             state.pending = pending;
             assert_eq!(VesselState::parse("v", &state.to_json()).unwrap(), state);
@@ -169,18 +199,17 @@ mod tests {
 
     #[test]
     fn what_could_not_be_mounted_is_not_sealed() {
-        let mut state = state();
-        state.sealed = vec!["s".into(); MAX_LAYERS - 3];
-        state.check_room().unwrap();
-        state.sealed.push("s".into());
-        assert_eq!(state.check_room().unwrap_err().kind(), ErrorKind::LimitExceeded);
+        let state = state();
+        state.check_room(MAX_LAYERS - 3).unwrap();
+        assert!(state.is_crowded(MAX_LAYERS - 3) && !state.is_crowded(100));
+        assert_eq!(state.check_room(MAX_LAYERS - 2).unwrap_err().kind(), ErrorKind::LimitExceeded);
     }
 
     #[test]
     fn a_damaged_or_newer_file_is_refused() {
         let good = String::from_utf8(state().to_json()).unwrap();
         for bad in
-            ["{", &good.replace("\"version\":1", "\"version\":2"), &good.replace("\"s1\"", "\"../s1\"")]
+            ["{", &good.replace("\"version\":2", "\"version\":3"), &good.replace("\"s1\"", "\"../s1\"")]
         {
             let error = VesselState::parse("v", bad.as_bytes()).unwrap_err();
             assert_eq!(error.kind(), crate::ErrorKind::IntegrityViolation, "{bad}");

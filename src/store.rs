@@ -12,7 +12,9 @@
 //!   layers/SNAPSHOT/fs            a sealed snapshot layer; can be had again from its archive
 //!   layers.lock                   shared: layers get another vessel; exclusive: layers are removed
 //!   layers.unchecked              there while layers may have lost their last vessel
+//!   layers/+DIGEST/fs             several sealed layers as one; can be made again
 //!   vessels/ID/
+//!     upkeep.lock                 held by whoever packs its snapshots
 //!     lock                        held by the shim as long as it lives
 //!     ops.lock                    held by whoever changes snapshots or the manifest
 //!     unfinished                  there while the vessel is made or deleted

@@ -45,6 +45,7 @@ use file::{File, OpenOptions};
 use files::{DirEntry, FileInfo};
 use lease::Lease;
 use session::Running;
+use snapshot::options::SnapshotOptions;
 
 /// An open workspace. Clones are handles on the same one.
 ///
@@ -226,14 +227,35 @@ impl Vessel {
         session::spawn(&self.inner, options).await
     }
 
-    /// Seals what changed since the last snapshot as a new one.
+    /// Seals what changed since the last snapshot as a new one. Commands that run stand still while it is copied; the vessel
+    /// stays on the snapshot that it is based on then.
     ///
     /// # Errors
-    /// [`Conflict`](crate::ErrorKind::Conflict) while a command runs or a file is open for writing; those of the storage.
+    /// [`Conflict`](crate::ErrorKind::Conflict) while a file is open for writing and no command runs;
+    /// [`LimitExceeded`](crate::ErrorKind::LimitExceeded) when commands would stand still for too long; those of the storage.
     /// After an error there is no new snapshot.
     pub async fn create_snapshot(&self, message: &str) -> Result<SnapshotManifest> {
-        let (inner, message) = (Arc::clone(&self.inner), message.to_owned());
-        detached(async move { snapshot::create(&inner, message).await }).await
+        self.create_snapshot_with(SnapshotOptions::new(message)).await
+    }
+
+    /// [`Self::create_snapshot`] with all options.
+    ///
+    /// # Errors
+    /// Those of [`Self::create_snapshot`].
+    pub async fn create_snapshot_with(&self, options: SnapshotOptions) -> Result<SnapshotManifest> {
+        let inner = Arc::clone(&self.inner);
+        detached(async move { snapshot::create(&inner, options).await }).await
+    }
+
+    /// Waits until the archive of a snapshot is in the storage; packs it if nobody does.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound) "snapshot not found: …"; those of the storage.
+    pub async fn wait_snapshot(&self, snapshot: &str) -> Result<SnapshotManifest> {
+        let (inner, snapshot) = (Arc::clone(&self.inner), snapshot.to_owned());
+        let found =
+            detached(async move { inner.manager.wait_snapshot(&inner.id, Some(&snapshot)).await }).await?;
+        found.into_iter().next().ok_or_else(|| crate::error::Error::internal("nothing was waited for"))
     }
 
     /// Goes back to a snapshot: what changed since is thrown away. Later snapshots stay; the next one branches.
@@ -334,7 +356,7 @@ impl VesselInner {
 
     /// The manifest as the storage has it now, remembered.
     pub(crate) async fn reload(&self) -> Result<VesselManifest> {
-        let manifest = self.manager.load_manifest(&self.id).await?;
+        let manifest = self.manager.view(&self.id).await?;
         self.remember(&manifest);
         Ok(manifest)
     }

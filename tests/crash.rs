@@ -23,7 +23,7 @@ fn kill(pid: u32) {
 }
 
 /// The shim of a vessel of this store, if one runs.
-fn shim_of(store: &Store, id: &str) -> Option<u32> {
+pub(crate) fn shim_of(store: &Store, id: &str) -> Option<u32> {
     let mount = format!("{}/vessels/{id} ", store.root().display());
     let is_shim = |pid: &u32| {
         let read = |name: &str| std::fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();

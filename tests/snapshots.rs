@@ -3,13 +3,16 @@
 
 mod damaged;
 mod foreign;
+mod long;
+mod running;
+mod sealed;
 mod upkeep;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use vesselrt::{ErrorKind, ExecOptions, OpenOptions, SnapshotManifest, Vessel};
+use vesselrt::{ErrorKind, OpenOptions, SnapshotManifest, Vessel};
 
 use crate::testkit::image::sha256;
-use crate::testkit::{Store, fails, fails_with, sh, tests, tests_on_each_driver, tree, until};
+use crate::testkit::{Store, fails, fails_with, sh, tests, tests_on_each_driver, tree};
 
 tests_on_each_driver!(
     a_chain_of_snapshots_is_walked_back_and_forth,
@@ -24,7 +27,6 @@ tests!(
     an_unchanged_vessel_makes_an_empty_snapshot,
     snapshots_follow_the_rules_of_deletion,
     an_unknown_snapshot_is_not_found,
-    a_running_command_refuses_snapshots,
     a_file_open_for_writing_refuses_a_snapshot,
     a_file_open_for_reading_keeps_its_content,
     snapshots_survive_reopening_and_other_managers,
@@ -202,24 +204,6 @@ async fn an_unknown_snapshot_is_not_found(store: &Store) {
         }
     }
     assert_eq!(vessel.read_file("unsaved").await.unwrap(), b"x");
-    vessel.close().await.unwrap();
-}
-
-async fn a_running_command_refuses_snapshots(store: &Store) {
-    let (_manager, vessel) = store.vessel().await;
-    let one = snapshot(&vessel, "one").await;
-    for persist in [true, false] {
-        let options = ExecOptions::new(["sleep", "1000"]).persist_result(persist);
-        let running = vessel.spawn(options).await.unwrap();
-        let error = fails(vessel.create_snapshot("").await, &ErrorKind::Conflict);
-        assert!(error.chain().contains("sleep"), "says what runs: {}", error.chain());
-        fails(vessel.restore_snapshot(&one.id).await, &ErrorKind::Conflict);
-        // The command and the vessel are none the worse.
-        assert_eq!(sh(&vessel, "cat state").await, "one");
-        drop(running);
-        until("the command is gone", async || vessel.create_snapshot("").await.is_ok()).await;
-    }
-    assert!(vessel.list_snapshots().await.unwrap().len() == 3);
     vessel.close().await.unwrap();
 }
 

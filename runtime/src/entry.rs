@@ -93,6 +93,17 @@ pub fn init() {
     before_main();
 }
 
+/// Makes this process one of its own: a session without a terminal, and no descriptor but the standard streams. To be
+/// called by a `main` that has begun, before it opens anything.
+///
+/// # Errors
+/// Those of close_range(2).
+pub fn detach() -> io::Result<()> {
+    // EPERM: it leads a process group, which is a session of its own already or will not hear of our terminal.
+    let _ = rustix::process::setsid();
+    sys::close_from(3)
+}
+
 /// Does not return in a process that was started as a shim or a worker.
 pub(crate) fn before_main() {
     let Some(name) = std::env::args_os().next() else { return };

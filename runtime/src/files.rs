@@ -103,6 +103,31 @@ pub fn remove(root: &Root, path: &[u8], recursive: bool) -> Result<(), Fault> {
         .map_err(|it| it.fault("remove", &[path]))
 }
 
+/// Gives `target` owner, mode, times and attributes of `source`; both are directories called `name`.
+///
+/// # Errors
+/// A [`Fault`].
+pub(crate) fn copy_metadata(
+    source: BorrowedFd<'_>,
+    target: BorrowedFd<'_>,
+    name: &std::ffi::CStr,
+) -> Result<(), Fault> {
+    copy::copy_metadata(source, target).map_err(|it| it.fault("copy the attributes of", &[name.to_bytes()]))
+}
+
+/// Copies `name` in `from`, the layer of an overlay, to the same name in `to`, where nothing is called that. Whiteouts and
+/// the attributes of overlayfs are copied as they are; data is shared where the file system can. True when all of it is.
+///
+/// # Errors
+/// A [`Fault`]; what was copied is to be thrown away then.
+pub(crate) fn copy_layer(
+    from: BorrowedFd<'_>,
+    name: &std::ffi::CStr,
+    to: BorrowedFd<'_>,
+) -> Result<bool, Fault> {
+    copy::copy_layer(from, name, to).map_err(|it| it.fault("copy the layer", &[name.to_bytes()]))
+}
+
 /// Renames as rename(2) does, except that the source itself as destination is refused.
 ///
 /// Where overlayfs cannot rename (`EXDEV`: a directory that a lower layer has), the tree is copied next to the

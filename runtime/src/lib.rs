@@ -21,4 +21,4 @@ mod sys;
 pub mod user;
 pub mod worker;
 
-pub use entry::init;
+pub use entry::{detach, init};

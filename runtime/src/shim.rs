@@ -7,6 +7,7 @@ pub mod client;
 mod commands;
 mod container_init;
 pub(crate) mod fault;
+mod freeze;
 mod house;
 pub(crate) mod jobs;
 mod loopback;

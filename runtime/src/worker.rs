@@ -94,6 +94,22 @@ pub enum Job {
         /// Name of the layer, which has its tree in `fs`.
         name: String,
     },
+    /// Packs a sealed layer as the archive of its snapshot: an uncompressed tar. Descriptors: the directory with its tree
+    /// `fs`, the output. Output: [`JobDone::Packed`].
+    PackSealed {
+        /// What wrote the tree.
+        format: TreeFormat,
+    },
+    /// Merges sealed layers into one that looks the same. Descriptors: the directory of sealed layers, that of image layers,
+    /// the directory to make the tree `fs` in. Output: [`JobDone::Merged`]; nothing is synced.
+    MergeLayers {
+        /// What is merged, topmost first: names under the directory of sealed layers.
+        layers: Vec<String>,
+        /// Sealed layers below them, topmost first.
+        sealed: Vec<String>,
+        /// Image layers below those, topmost first.
+        image: Vec<String>,
+    },
     /// Removes `name` and everything in it. Descriptor: its parent directory. Output: [`JobDone::Removed`].
     RemoveTree {
         /// Name of the entry; no slash.
@@ -153,6 +169,8 @@ pub enum JobDone {
         /// The first of them, for the user to read.
         examples: Vec<String>,
     },
+    /// The merged tree is there.
+    Merged,
     /// It is gone.
     Removed,
     /// What differs.

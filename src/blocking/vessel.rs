@@ -10,6 +10,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use vesselrt_storage::{SnapshotManifest, VesselManifest};
 
 use super::{File, Shared};
+use crate::SnapshotOptions;
+
 use crate::error::Result;
 use crate::vessel::diff::{Change, Contents, Diff, DiffOptions};
 use crate::vessel::exec::{ExecOptions, ExecResult};
@@ -170,6 +172,22 @@ impl Vessel {
     /// As there.
     pub fn create_snapshot(&self, message: &str) -> Result<SnapshotManifest> {
         self.runtime.run(self.inner.create_snapshot(message))
+    }
+
+    /// See [`crate::Vessel::create_snapshot_with`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn create_snapshot_with(&self, options: SnapshotOptions) -> Result<SnapshotManifest> {
+        self.runtime.run(self.inner.create_snapshot_with(options))
+    }
+
+    /// See [`crate::Vessel::wait_snapshot`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn wait_snapshot(&self, snapshot: &str) -> Result<SnapshotManifest> {
+        self.runtime.run(self.inner.wait_snapshot(snapshot))
     }
 
     /// See [`crate::Vessel::restore_snapshot`].

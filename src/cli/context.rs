@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use vesselrt::{Manager, ManagerConfig, OverlayDriver, Registries, Vessel};
+use vesselrt::{Manager, ManagerConfig, OverlayDriver, Packer, Registries, Vessel};
 
 use super::{Failure, Outcome};
 
@@ -88,7 +88,13 @@ impl Context {
     /// A configuration for the store at `root`, with the driver that was asked for.
     pub(crate) fn config_at(&self, root: &Path) -> ManagerConfig {
         let registries = Registries::Load(vesselrt::registry::default_sources());
-        let config = ManagerConfig::new(root).overlay(self.driver).registries(registries);
+        // This program again: it goes on when this process has ended.
+        let mut arguments = vec!["upkeep".into(), "--root".into(), root.into()];
+        if let Some(level) = self.compression {
+            arguments.extend(["--level".into(), level.to_string().into()]);
+        }
+        let packer = Packer::Process { program: "/proc/self/exe".into(), arguments };
+        let config = ManagerConfig::new(root).overlay(self.driver).registries(registries).packer(packer);
         match self.compression {
             Some(level) => config.compression(level),
             None => config,
@@ -105,6 +111,12 @@ impl Context {
         // The store outlives whatever the working directory becomes.
         let root = std::path::absolute(self.root()).map_err(|e| Failure::io("find the store", e))?;
         Ok(Manager::new(self.config_at(&root)).await?)
+    }
+
+    /// Opens the store for the process that does what others leave to the background: it does that itself.
+    pub(crate) async fn manager_for_upkeep(&self) -> Outcome<Manager> {
+        let root = std::path::absolute(self.root()).map_err(|e| Failure::io("find the store", e))?;
+        Ok(Manager::new(self.config_at(&root).packer(Packer::Tasks)).await?)
     }
 
     /// Opens a vessel, does something with it, and closes it whatever came of that.

@@ -46,3 +46,19 @@ pub(super) async fn stop(args: Stop, context: &Context) -> Outcome {
     }
     context.finish_ids(&stopped, failure)
 }
+
+/// Arguments of `upkeep`.
+#[derive(Debug, Args)]
+pub(super) struct Upkeep {
+    /// How much to compress archives
+    #[arg(long, value_name = "N")]
+    level: Option<i32>,
+    /// Id of the vessel
+    id: String,
+}
+
+/// In a process of its own, whose streams nobody reads.
+pub(super) async fn upkeep(args: &Upkeep, context: &Context) -> Outcome {
+    let manager = context.compressing(args.level).manager_for_upkeep().await?;
+    Ok(manager.upkeep_vessel(&args.id).await?)
+}

@@ -11,9 +11,10 @@ mod cat;
 pub(super) mod diff;
 
 use clap::{Args, Subcommand};
+use serde::Serialize;
 use serde_json::json;
 use time::OffsetDateTime;
-use vesselrt::{PullProgress, PushProgress, SnapshotManifest};
+use vesselrt::{PullProgress, PushProgress, SnapshotManifest, SnapshotOptions};
 
 use super::registry::Transfers;
 use super::tables::{Table, ago, size};
@@ -25,6 +26,8 @@ use super::{Context, Outcome};
 pub(super) enum Verb {
     /// Seal what changed since the last snapshot and print the new one's id
     Create(Create),
+    /// Wait until snapshots made with `--fast` are stored
+    Wait(Wait),
     /// List the snapshots of a vessel
     #[command(visible_alias = "list")]
     Ls(Ls),
@@ -60,6 +63,19 @@ pub(super) struct Create {
     /// Label of the snapshot; may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label::given)]
     labels: Vec<(String, String)>,
+    /// Return when the layer is sealed and on disk; the archive is packed in the background
+    #[arg(long)]
+    fast: bool,
+}
+
+/// Arguments of `snapshot wait`.
+#[derive(Debug, Args)]
+pub(super) struct Wait {
+    /// Id of the vessel
+    id: String,
+    /// Id of the snapshot [default: all]
+    #[arg(value_name = "SNAP")]
+    snapshot: Option<String>,
 }
 
 /// Arguments of `snapshot ls`.
@@ -123,6 +139,7 @@ pub(super) struct Which {
 pub(super) async fn run(verb: Verb, context: &Context) -> Outcome {
     match verb {
         Verb::Create(args) => create(&args, context).await,
+        Verb::Wait(args) => wait(&args, context).await,
         Verb::Ls(args) => ls(&args, context).await,
         Verb::Diff(args) => diff::run(args, context).await.map(drop),
         Verb::Restore(args) => restore(args, context).await,
@@ -136,20 +153,43 @@ pub(super) async fn run(verb: Verb, context: &Context) -> Outcome {
 }
 
 async fn create(args: &Create, context: &Context) -> Outcome {
+    let mut options = SnapshotOptions::new(&args.message).labels(args.labels.iter().cloned().collect());
+    if args.fast {
+        options = options.sealed();
+    }
     let snapshot = context
         .compressing(args.level)
-        .with_vessel(&args.id, async |vessel| {
-            let made = vessel.create_snapshot(&args.message).await?;
-            match args.labels.as_slice() {
-                [] => Ok(made),
-                labels => Ok(vessel.set_snapshot_labels(&made.id, labels.iter().cloned().collect()).await?),
-            }
-        })
+        .with_vessel(&args.id, async |vessel| Ok(vessel.create_snapshot_with(options).await?))
         .await?;
+    if let Some(pause) = snapshot.pause_ms {
+        context.note(&format!("commands stood still for {pause} ms"));
+    }
     match context.json {
-        true => context.print_json(&snapshot),
+        true => context.print_json(&described(&snapshot)),
         false => context.print_line(&snapshot.id),
     }
+}
+
+/// The manifest of a snapshot, and whether its archive is stored.
+#[derive(Debug, Serialize)]
+struct Described<'a> {
+    #[serde(flatten)]
+    snapshot: &'a SnapshotManifest,
+    status: &'static str,
+}
+
+fn described(snapshot: &SnapshotManifest) -> Described<'_> {
+    Described { snapshot, status: status(snapshot) }
+}
+
+fn status(snapshot: &SnapshotManifest) -> &'static str {
+    if snapshot.is_stored() { "stored" } else { "packing" }
+}
+
+async fn wait(args: &Wait, context: &Context) -> Outcome {
+    let manager = context.manager().await?;
+    let stored = manager.wait_snapshot(&args.id, args.snapshot.as_deref()).await?;
+    context.print_ids(&stored.into_iter().map(|snapshot| snapshot.id).collect::<Vec<_>>())
 }
 
 /// Reads the manifest only: nothing is mounted for a list.
@@ -158,7 +198,7 @@ async fn ls(args: &Ls, context: &Context) -> Outcome {
     let mut snapshots = manifest.named_snapshots();
     snapshots.retain(|snapshot| args.labels.iter().all(|label| label.is_of(snapshot)));
     if context.json {
-        return context.print_json(&snapshots);
+        return context.print_json(&snapshots.iter().map(described).collect::<Vec<_>>());
     }
     let (now, current) = (OffsetDateTime::now_utc(), &manifest.current_snapshot_id);
     match args.tree {
@@ -170,7 +210,7 @@ async fn ls(args: &Ls, context: &Context) -> Outcome {
 /// The current one has a star.
 fn table(snapshots: &[SnapshotManifest], current: &str, now: OffsetDateTime) -> Table {
     let labels = snapshots.iter().any(|snapshot| !snapshot.labels.is_empty());
-    let mut headings = vec!["", "ID", "PARENT", "CREATED", "SIZE", "MESSAGE"];
+    let mut headings = vec!["", "ID", "PARENT", "CREATED", "SIZE", "STATUS", "MESSAGE"];
     headings.extend(labels.then_some("LABELS"));
     let mut table = Table::new(&headings);
     for snapshot in snapshots {
@@ -181,7 +221,8 @@ fn table(snapshots: &[SnapshotManifest], current: &str, now: OffsetDateTime) -> 
             snapshot.id.clone(),
             parent.to_owned(),
             ago(snapshot.create_time, now),
-            size(snapshot.size),
+            if snapshot.is_stored() { size(snapshot.size) } else { "-".to_owned() },
+            status(snapshot).to_owned(),
             printable(snapshot.message.as_bytes()),
         ];
         row.extend(labels.then(|| label::shown(snapshot)));
@@ -228,10 +269,12 @@ pub(super) mod tests {
             vessel_id: "v".into(),
             parent_id: parent.into(),
             message: "red\x1b[31m".into(),
-            checksum: String::new(),
+            checksum: "sha256:00".into(),
             size: 1_500,
             create_time: OffsetDateTime::UNIX_EPOCH,
             labels: std::collections::BTreeMap::new(),
+            mode: None,
+            pause_ms: None,
         }
     }
 
@@ -240,7 +283,12 @@ pub(super) mod tests {
         let now = OffsetDateTime::UNIX_EPOCH + time::Duration::minutes(5);
         let text = table(&[snapshot("s1", ""), snapshot("s2", "s1")], "s2", now).render();
         let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines[1], "   s1  -       5 minutes ago  1.5 kB  red\\u{1b}[31m");
+        assert_eq!(lines[1], "   s1  -       5 minutes ago  1.5 kB  stored  red\\u{1b}[31m");
         assert!(lines[2].starts_with("*  s2  s1"), "{text}");
+        let packing = SnapshotManifest { checksum: String::new(), ..snapshot("s3", "s2") };
+        assert!(
+            table(&[packing], "", now).render().contains("-     packing"),
+            "what has no archive has no size"
+        );
     }
 }

@@ -256,7 +256,7 @@ async fn hold(manager: &Arc<ManagerInner>, id: &str) -> Result<Held> {
             })?)
         }
     };
-    Ok(Held::Locked(manager.load_manifest(id).await?, lock))
+    Ok(Held::Locked(manager.view(id).await?, lock))
 }
 
 /// Whether the sealed layers of a vessel are the kernel's; true if none of it is here.

@@ -15,7 +15,7 @@ use crate::store::{dirs, lock};
 /// The manifest goes first: without it there is no vessel, and what a crash leaves is found by the next sweep. When
 /// the storage refuses, the vessel is still whole.
 pub(super) async fn delete(manager: &Arc<ManagerInner>, id: &str) -> Result<()> {
-    let manifest = match manager.load_manifest(id).await {
+    let manifest = match manager.view(id).await {
         Ok(manifest) => Some(manifest),
         // One that cannot be read can still be deleted.
         Err(e) if e.kind() == ErrorKind::IntegrityViolation => None,

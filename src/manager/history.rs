@@ -40,6 +40,7 @@ pub(super) async fn push(
     if target.digest().is_some() {
         return Err(Error::invalid(format!("{target} is a digest: a history is pushed under a tag")));
     }
+    manager.settle(&id).await?;
     let manifest = manager.load_manifest(&id).await?;
     let own = Arc::clone(&manager);
     let _lease = blocking(move || Ok(own.content.lease()?)).await?;

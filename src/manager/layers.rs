@@ -96,9 +96,10 @@ impl ManagerInner {
             if dirs::exists(self.store.layers.as_fd(), id)? {
                 continue;
             }
-            let snapshot = manifest.snapshot(id).ok_or_else(|| {
-                Error::integrity(format!("layer of snapshot {id} is missing, and so is its archive"))
-            })?;
+            let snapshot =
+                manifest.snapshot(id).filter(|snapshot| snapshot.is_stored()).ok_or_else(|| {
+                    Error::integrity(format!("layer of snapshot {id} is missing, and so is its archive"))
+                })?;
             let staged = self.stage_snapshot(snapshot).await?;
             let (store, name) = (Arc::clone(&self.store), id.clone());
             blocking(move || publish(staged, store.layers.as_fd(), &name)).await?;

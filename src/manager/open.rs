@@ -12,9 +12,10 @@ use vesselrt_storage::manifest::VesselManifest;
 
 use super::{ManagerInner, VesselStatus, overlay_of, start};
 use crate::error::{Error, ErrorKind, Result};
+use crate::history;
 use crate::offload::blocking;
 use crate::recover::{self, Plan};
-use crate::state::{self, ImageDefaults, VesselState};
+use crate::state::{self, ImageDefaults, Pending, VesselState};
 use crate::store::Store;
 use crate::store::dirs::{self, Durable};
 use crate::store::lock::{self, FileLock, Patience};
@@ -44,7 +45,10 @@ pub(super) async fn open(manager: &Arc<ManagerInner>, id: &str) -> Result<Vessel
     manager.load_manifest(id).await?;
     let Opened { dir, holder, image } = hold(manager, id, None, false).await?;
     // Again, as recovery may have changed it.
-    let manifest = manager.load_manifest(id).await?;
+    let manifest = manager.view(id).await?;
+    if manifest.snapshots.iter().any(|snapshot| !snapshot.is_stored()) {
+        manager.upkeep_later(id);
+    }
     Ok(Vessel::new(Arc::clone(manager), manifest, image, Lease::new(dir, holder)))
 }
 
@@ -154,10 +158,10 @@ pub(crate) fn read_state(id: &str, dir: BorrowedFd<'_>) -> Result<VesselState> {
 pub(crate) fn write_state(dir: BorrowedFd<'_>, state: &VesselState) -> Result<()> {
     let durable = match (state.volatile, &state.pending) {
         (true, _) => Durable::Nothing,
-        // Without the announcement a crash may leave an archive too many, or the vessel on the parent of its snapshot:
-        // nothing is lost.
-        (false, Some(_)) => Durable::Either,
-        (false, None) => Durable::New,
+        // Without the announcement a crash may leave an archive too many, the vessel on the parent of its snapshot, or a
+        // snapshot that was to be deleted: nothing is lost.
+        (false, Some(Pending::Seal { .. } | Pending::Delete { .. })) => Durable::Either,
+        (false, Some(Pending::Sealed { .. }) | None) => Durable::New,
     };
     dirs::write_atomic(dir, STATE, &state.to_json(), durable)
 }
@@ -191,6 +195,7 @@ async fn start_locked(
     }
     manager.provide_base(&manifest, &mut state.image).await?;
     manager.provide_sealed(&manifest, &state.sealed).await?;
+    manager.make_room(&state).await?;
     let (manager, id) = (Arc::clone(manager), id.to_owned());
     let opened = blocking(move || {
         tidy(&manager.store, dir.as_fd(), &state)?;
@@ -233,6 +238,22 @@ async fn carry_out(
 }
 
 impl ManagerInner {
+    /// The manifest of a vessel with the snapshots that are only here so far.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound) "vessel not found: …".
+    pub(crate) async fn view(&self, id: &str) -> Result<VesselManifest> {
+        let manifest = self.load_manifest(id).await?;
+        let (store, name) = (Arc::clone(&self.store), id.to_owned());
+        blocking(move || {
+            let Some(dir) = store.vessel(&name)? else { return Ok(manifest) };
+            // Opening the vessel says what is wrong with its state; until then it says nothing.
+            let state = read_state(&name, dir.as_fd()).ok();
+            Ok(state.map_or_else(|| manifest.clone(), |state| history::merged(&manifest, &state)))
+        })
+        .await
+    }
+
     /// Removes what there is of a snapshot that no manifest mentions.
     pub(crate) async fn forget_snapshot(self: &Arc<Self>, vessel: &str, snapshot: &str) -> Result<()> {
         let failed = |e| Error::storage(format!("failed to delete the archive of snapshot {snapshot}"), e);
@@ -275,7 +296,7 @@ pub(super) async fn list(manager: &ManagerInner) -> Result<Vec<VesselManifest>> 
         manager.storage.list_vessels().await.map_err(|e| Error::storage("failed to list the vessels", e))?;
     let mut manifests = Vec::with_capacity(ids.len());
     for id in ids {
-        match manager.load_manifest(&id).await {
+        match manager.view(&id).await {
             // Deleted since it was listed.
             Err(e) if e.kind() == ErrorKind::NotFound => {}
             other => manifests.push(other?),

@@ -39,7 +39,8 @@ pub(super) fn start(
         listener: listener.as_fd(),
         lock: lock.as_fd(),
     };
-    let started = first(&launcher, id, state, candidates, dirs);
+    let stack = manager.store.stack(state);
+    let started = first(&launcher, id, state, &stack, candidates, dirs);
     let Ok((driver, ShimProcess { connection, child })) = started else {
         dirs::unlink(dir, SOCKET)?;
         return Err(started.err().unwrap_or_else(|| Error::internal("a start neither failed nor succeeded")));
@@ -59,13 +60,17 @@ fn first(
     launcher: &Launcher,
     id: &str,
     state: &VesselState,
+    stack: &Vec<String>,
     candidates: &[Driver],
     dirs: ShimDirs<'_>,
 ) -> Result<(Driver, ShimProcess)> {
     let mut refusal = None;
     for &driver in candidates {
-        let config =
-            ShimConfig { version: VERSION, mount: state.mount_spec(driver), hostname: id.to_owned() };
+        let config = ShimConfig {
+            version: VERSION,
+            mount: state.mount_spec(driver, stack.clone()),
+            hostname: id.to_owned(),
+        };
         match launcher.shim(&config, dirs).map_err(Error::from) {
             Ok(process) => return Ok((driver, process)),
             Err(e) if matches!(e.kind(), ErrorKind::Unsupported { .. }) => refusal = refusal.or(Some(e)),

@@ -182,7 +182,8 @@ impl ManagerInner {
         let Ok(state) = blocking(move || open::read_state(&name, dir.as_fd())).await else { return Ok(()) };
         let announced = state.pending.as_ref().map(Pending::snapshot);
         for (snapshot, archive) in self.archives(id).await?.unwrap_or_default() {
-            let mentioned = manifest.snapshot(&snapshot).is_some() || announced == Some(&snapshot);
+            let waits = state.packing.iter().any(|waiting| waiting.id == snapshot);
+            let mentioned = manifest.snapshot(&snapshot).is_some() || announced == Some(&snapshot) || waits;
             if !mentioned && (self.is_alone() || is_old(archive.modified)) {
                 let failed =
                     |e| Error::storage(format!("failed to delete the archive of snapshot {snapshot}"), e);
@@ -236,11 +237,15 @@ impl ManagerInner {
         }
         let mut used: HashSet<String> = HashSet::new();
         for vessel in open::list(self).await? {
+            used.extend(crate::merge::names(&vessel));
             used.extend(vessel.snapshots.into_iter().map(|snapshot| snapshot.id));
         }
         let manager = Arc::clone(self);
         blocking(move || {
-            used.extend(manager.local_states()?.into_iter().flat_map(|state| state.sealed));
+            for state in manager.local_states()? {
+                used.extend(state.sealed);
+                used.extend(state.packing.into_iter().map(|snapshot| snapshot.id));
+            }
             let mut unused = layers.iter().filter(|name| !used.contains(*name));
             unused.try_for_each(|name| manager.store.discard(manager.store.layers.as_fd(), name))
         })

@@ -22,7 +22,7 @@ struct World {
 
 type Step = Box<dyn Fn(&mut World)>;
 
-fn manifest() -> VesselManifest {
+pub(crate) fn manifest() -> VesselManifest {
     VesselManifest {
         version: 1,
         id: "v".into(),
@@ -37,15 +37,17 @@ fn manifest() -> VesselManifest {
     }
 }
 
+/// The state of a vessel on these snapshots, topmost first.
+pub(crate) fn state(sealed: &[&str]) -> VesselState {
+    let image =
+        ImageState { digest: String::new(), layers: vec!["c".into()], defaults: ImageDefaults::default() };
+    VesselState::new(image, sealed.iter().map(|id| (*id).to_owned()).collect(), false)
+}
+
 impl World {
     fn new() -> Self {
-        let image = ImageState {
-            digest: String::new(),
-            layers: vec!["c".into()],
-            defaults: ImageDefaults::default(),
-        };
         Self {
-            state: VesselState::new(image, Vec::new(), false),
+            state: state(&[]),
             manifest: manifest(),
             archives: BTreeMap::new(),
             layers: BTreeMap::new(),
@@ -94,9 +96,59 @@ impl World {
         ]
     }
 
+    fn merged(&self) -> VesselManifest {
+        history::merged(&self.manifest, &self.state)
+    }
+
+    fn seal_only_steps(&self, id: &str) -> Vec<Step> {
+        let (id, sealed) = (id.to_owned(), self.state.generation);
+        let (layer, parent) = (id.clone(), self.state.top().to_owned());
+        vec![
+            Box::new(move |w| {
+                w.state.packing.push(waiting(&id, &parent));
+                w.state.sealed.insert(0, id.clone());
+                w.state.generation = sealed + 1;
+                w.state.pending = Some(Pending::Sealed { snapshot: id.clone(), generation: sealed });
+            }),
+            Box::new(move |w| w.rename_to_layer(sealed, &layer)),
+            Box::new(move |w| {
+                w.generations.insert(sealed + 1, BTreeSet::new());
+            }),
+        ]
+    }
+
+    fn copy_steps(&self, id: &str) -> Vec<Step> {
+        let (id, parent, layer) = (id.to_owned(), self.state.top().to_owned(), id.to_owned());
+        vec![
+            Box::new(move |w| {
+                let copy = w.generations[&w.state.generation].clone();
+                w.layers.insert(layer.clone(), copy);
+            }),
+            Box::new(move |w| w.state.packing.push(waiting(&id, &parent))),
+        ]
+    }
+
+    /// Of the first that waits.
+    fn store_steps(&self) -> Vec<Step> {
+        let merged = self.merged();
+        let Some(first) = merged.snapshots.iter().find(|s| !s.is_stored()) else { return Vec::new() };
+        let (id, parent) = (first.id.clone(), first.parent_id.clone());
+        let (b, c) = (id.clone(), id.clone());
+        vec![
+            Box::new(move |w| drop(w.archives.insert(id.clone(), w.layers[&id].clone()))),
+            Box::new(move |w| {
+                let mut merged = w.merged();
+                *merged.snapshots.iter_mut().find(|s| s.id == b).unwrap() = snapshot(&b, &parent);
+                w.manifest = history::stored(&merged);
+            }),
+            Box::new(move |w| w.state.packing.retain(|s| s.id != c)),
+        ]
+    }
+
     fn restore_steps(&self, id: &str) -> Vec<Step> {
-        let (next, sealed) = (self.state.generation + 1, layers(&self.manifest, id).unwrap());
-        let id = id.to_owned();
+        let merged = self.merged();
+        let (next, sealed) = (self.state.generation + 1, layers(&merged, id).unwrap());
+        let id = history::stored_ancestor(&merged, id);
         vec![
             Box::new(move |w| {
                 w.generations.insert(next, BTreeSet::new());
@@ -115,11 +167,19 @@ impl World {
     fn delete_steps(&self, id: &str) -> Vec<Step> {
         let (a, b, c) = (id.to_owned(), id.to_owned(), id.to_owned());
         vec![
-            Box::new(move |w| w.state.pending = Some(Pending::Delete { snapshot: a.clone() })),
+            Box::new(move |w| {
+                w.state.packing.retain(|s| s.id != a);
+                w.state.pending = Some(Pending::Delete { snapshot: a.clone() });
+            }),
             Box::new(move |w| w.manifest.snapshots.retain(|s| s.id != b)),
-            Box::new(move |w| drop(w.archives.remove(&c))),
+            Box::new(move |w| w.forget(&c)),
             Box::new(move |w| w.state.pending = None),
         ]
+    }
+
+    fn forget(&mut self, id: &str) {
+        self.archives.remove(id);
+        self.layers.remove(id);
     }
 
     /// In the order of `carry_out`, stopping after `steps` of them.
@@ -139,7 +199,7 @@ impl World {
         let Plan { state, seal, fresh, drop_archive, current } = plan;
         let generation = state.generation;
         let all: Vec<Step> = vec![
-            Box::new(move |w| drop(drop_archive.as_ref().map(|id| w.archives.remove(id)))),
+            Box::new(move |w| drop_archive.iter().for_each(|id| w.forget(id))),
             Box::new(move |w| current.iter().for_each(|id| w.manifest.current_snapshot_id.clone_from(id))),
             Box::new(move |w| seal.iter().for_each(|(n, id)| w.rename_to_layer(*n, id))),
             Box::new(move |w| drop(fresh.then(|| w.generations.remove(&generation)))),
@@ -161,17 +221,28 @@ impl World {
 
     fn check(&self) {
         assert_eq!(self.state.pending, None);
-        assert_eq!(self.state.top(), self.manifest.current_snapshot_id, "state and manifest agree");
-        let listed: BTreeSet<_> = self.manifest.snapshots.iter().map(|s| s.id.clone()).collect();
-        assert_eq!(self.archives.keys().cloned().collect::<BTreeSet<_>>(), listed, "an archive per snapshot");
+        let merged = self.merged();
+        assert_eq!(self.state.top(), merged.current_snapshot_id, "state and manifest agree");
+        for listed in &merged.snapshots {
+            let there = if listed.is_stored() { &self.archives } else { &self.layers };
+            assert!(there.contains_key(&listed.id), "{} can be restored", listed.id);
+        }
+        assert!(self.archives.keys().all(|id| merged.snapshot(id).is_some()), "an archive of nothing");
+        let elsewhere = layers(&self.manifest, &self.manifest.current_snapshot_id).unwrap();
+        assert!(elsewhere.iter().all(|id| self.archives.contains_key(id)), "another machine can restore it");
         for (id, changes) in &self.archives {
             assert!(self.layers.get(id).is_none_or(|layer| layer == changes), "layer {id} is its archive");
         }
-        assert_eq!(layers(&self.manifest, self.state.top()).unwrap(), self.state.sealed);
+        assert_eq!(layers(&merged, self.state.top()).unwrap(), self.state.sealed);
     }
 }
 
-fn snapshot(id: &str, parent: &str) -> SnapshotManifest {
+/// One that has no archive yet.
+pub(crate) fn waiting(id: &str, parent: &str) -> SnapshotManifest {
+    SnapshotManifest { checksum: String::new(), ..snapshot(id, parent) }
+}
+
+pub(crate) fn snapshot(id: &str, parent: &str) -> SnapshotManifest {
     SnapshotManifest {
         id: id.into(),
         vessel_id: "v".into(),
@@ -181,6 +252,8 @@ fn snapshot(id: &str, parent: &str) -> SnapshotManifest {
         size: 0,
         create_time: OffsetDateTime::UNIX_EPOCH,
         labels: BTreeMap::new(),
+        mode: None,
+        pause_ms: None,
     }
 }
 
@@ -188,6 +261,9 @@ fn snapshot(id: &str, parent: &str) -> SnapshotManifest {
 enum Action {
     Write,
     Seal { crash: usize },
+    SealOnly { crash: usize },
+    Copy { crash: usize },
+    Store { crash: usize },
     Restore { which: usize, crash: usize },
     Delete { which: usize, crash: usize },
 }
@@ -196,6 +272,9 @@ fn actions() -> impl Strategy<Value = Vec<(Action, Vec<usize>)>> {
     let action = prop_oneof![
         Just(Action::Write),
         (0..8usize).prop_map(|crash| Action::Seal { crash }),
+        (0..5usize).prop_map(|crash| Action::SealOnly { crash }),
+        (0..4usize).prop_map(|crash| Action::Copy { crash }),
+        (0..5usize).prop_map(|crash| Action::Store { crash }),
         (0..8usize, 0..6usize).prop_map(|(which, crash)| Action::Restore { which, crash }),
         (0..8usize, 0..6usize).prop_map(|(which, crash)| Action::Delete { which, crash }),
     ];
@@ -215,24 +294,43 @@ proptest! {
                     world.write(u32::try_from(number).unwrap());
                     after = world.visible();
                 }
+                Action::SealOnly { crash } => {
+                    let steps = world.seal_only_steps(&format!("s{number}"));
+                    steps.iter().take(crash).for_each(|step| step(&mut world));
+                }
+                Action::Copy { crash } => {
+                    let steps = world.copy_steps(&format!("s{number}"));
+                    steps.iter().take(crash).for_each(|step| step(&mut world));
+                }
+                Action::Store { crash } => {
+                    let steps = world.store_steps();
+                    steps.iter().take(crash).for_each(|step| step(&mut world));
+                }
                 Action::Seal { crash } => {
+                    // Parents before children.
+                    while !world.state.packing.is_empty() {
+                        world.store_steps().iter().for_each(|step| step(&mut world));
+                    }
                     let steps = world.seal_steps(&format!("s{number}"));
                     steps.iter().take(crash).for_each(|step| step(&mut world));
                 }
                 Action::Restore { which, crash } => {
-                    let ids: Vec<_> = world.manifest.snapshots.iter().map(|s| s.id.clone()).collect();
+                    let merged = world.merged();
+                    let ids: Vec<_> = merged.snapshots.iter().map(|s| s.id.clone()).collect();
                     if let Some(id) = ids.get(which % ids.len().max(1)) {
-                        let sealed = layers(&world.manifest, id).unwrap();
-                        after = sealed.iter().flat_map(|id| world.archives[id].clone()).collect();
+                        let sealed = layers(&merged, id).unwrap();
+                        let content = |id: &String| world.layers.get(id).or(world.archives.get(id)).unwrap().clone();
+                        after = sealed.iter().flat_map(content).collect();
                         let steps = world.restore_steps(id);
                         steps.iter().take(crash).for_each(|step| step(&mut world));
                     }
                 }
                 Action::Delete { which, crash } => {
+                    let merged = world.merged();
                     let free = |s: &&SnapshotManifest| {
-                        world.manifest.children(&s.id).next().is_none() && s.id != world.manifest.current_snapshot_id
+                        merged.children(&s.id).next().is_none() && s.id != merged.current_snapshot_id
                     };
-                    let ids: Vec<_> = world.manifest.snapshots.iter().filter(free).map(|s| s.id.clone()).collect();
+                    let ids: Vec<_> = merged.snapshots.iter().filter(free).map(|s| s.id.clone()).collect();
                     if let Some(id) = ids.get(which % ids.len().max(1)) {
                         let steps = world.delete_steps(id);
                         steps.iter().take(crash).for_each(|step| step(&mut world));
@@ -277,4 +375,20 @@ fn local_work_stays_on_its_own_snapshot_when_another_store_went_on() {
     world.state.sealed = vec!["gone".into(), "s1".into()];
     let rebuilt = plan(&world.state, &world.manifest).unwrap().unwrap();
     assert_eq!((rebuilt.state.sealed, rebuilt.fresh), (vec!["s2".to_owned(), "s1".to_owned()], true));
+}
+
+#[test]
+fn a_sealed_layer_that_was_not_renamed_is_and_what_was_stored_waits_no_more() {
+    let mut world = World::new();
+    world.write(1);
+    world.seal_only_steps("s")[0](&mut world);
+    let finished = plan(&world.state, &world.manifest).unwrap().unwrap();
+    assert_eq!((finished.seal, finished.fresh), (Some((1, "s".into())), false));
+    assert_eq!((finished.state.generation, finished.state.packing.len()), (2, 1));
+    world.state = finished.state;
+    world.manifest.snapshots.push(snapshot("s", ""));
+    let stored = plan(&world.state, &world.manifest).unwrap().unwrap();
+    assert!(stored.state.packing.is_empty());
+    let current = plan(&stored.state, &world.manifest).unwrap().unwrap();
+    assert_eq!(current.current.as_deref(), Some("s"));
 }

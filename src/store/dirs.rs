@@ -118,6 +118,11 @@ pub(crate) fn sync(dir: BorrowedFd<'_>) -> Result<()> {
     rustix::fs::fsync(dir).map_err(|e| Error::io("failed to sync a directory of the store", e))
 }
 
+/// Waits until everything that was written to the file system of a directory is on disk.
+pub(crate) fn sync_all(dir: BorrowedFd<'_>) -> Result<()> {
+    rustix::fs::syncfs(dir).map_err(|e| Error::io("failed to sync the file system of the store", e))
+}
+
 /// The content of a regular file of at most `limit` bytes, if it is there.
 pub(crate) fn read_small(dir: BorrowedFd<'_>, name: &str, limit: u64) -> Result<Option<Vec<u8>>> {
     let failed = |e: std::io::Error| Error::io(format!("failed to read {name:?} in the store"), e);
@@ -151,15 +156,45 @@ pub(crate) enum Durable {
 
 /// Replaces a file as a whole.
 pub(crate) fn write_atomic(dir: BorrowedFd<'_>, name: &str, bytes: &[u8], durable: Durable) -> Result<()> {
-    let staged = unique(&format!(".{name}"));
-    let written = write_new(dir, &staged, bytes, durable != Durable::Nothing)
-        .and_then(|()| Ok(rustix::fs::renameat(dir, &staged, dir, name)?))
-        .and_then(|()| if durable == Durable::New { Ok(rustix::fs::fsync(dir)?) } else { Ok(()) });
-    written.map_err(|e| {
-        // What cannot be removed now is not seen by anyone.
-        let _ = rustix::fs::unlinkat(dir, &staged, AtFlags::empty());
-        Error::io(format!("failed to write {name:?} in the store"), e)
-    })
+    Replacement::write(dir, name, bytes, durable != Durable::Nothing)?.put(durable == Durable::New)
+}
+
+/// The new content of a file beside the old one. Dropped, it is removed.
+#[derive(Debug)]
+pub(crate) struct Replacement<'a> {
+    dir: BorrowedFd<'a>,
+    name: &'a str,
+    staged: Option<String>,
+}
+
+impl<'a> Replacement<'a> {
+    /// Writes it. One that is not `synced` here must be on disk before it is put in place.
+    pub(crate) fn write(dir: BorrowedFd<'a>, name: &'a str, bytes: &[u8], synced: bool) -> Result<Self> {
+        let staged = unique(&format!(".{name}"));
+        let written = write_new(dir, &staged, bytes, synced);
+        let replacement = Self { dir, name, staged: Some(staged) };
+        written.map_err(|e| Error::io(format!("failed to write {name:?} in the store"), e))?;
+        Ok(replacement)
+    }
+
+    /// Puts it in the place of the old one.
+    pub(crate) fn put(mut self, synced: bool) -> Result<()> {
+        let Some(staged) = &self.staged else { return Ok(()) };
+        let put = rustix::fs::renameat(self.dir, staged, self.dir, self.name).and_then(|()| {
+            self.staged = None;
+            if synced { rustix::fs::fsync(self.dir) } else { Ok(()) }
+        });
+        put.map_err(|e| Error::io(format!("failed to write {:?} in the store", self.name), e))
+    }
+}
+
+impl Drop for Replacement<'_> {
+    fn drop(&mut self) {
+        if let Some(staged) = &self.staged {
+            // What cannot be removed now is not seen by anyone.
+            let _ = rustix::fs::unlinkat(self.dir, staged, AtFlags::empty());
+        }
+    }
 }
 
 fn write_new(dir: BorrowedFd<'_>, name: &str, bytes: &[u8], synced: bool) -> std::io::Result<()> {

@@ -1,14 +1,17 @@
 //! Writable layers: how they begin and how they are sealed.
 #![forbid(unsafe_code)]
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, Mode, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use super::{Store, dirs};
+use vesselrt_runtime::shim::protocol::Driver;
+
 use crate::error::{Error, Result};
 use crate::manager::open::generation_name;
+use crate::merge::{self, Merge};
 use crate::state::VesselState;
 
 const TREE: &str = "fs";
@@ -17,12 +20,19 @@ const WORK: &str = "work";
 impl Store {
     /// Makes the writable layer of `state`, unless it is there.
     pub(crate) fn make_generation(&self, vessel: BorrowedFd<'_>, state: &VesselState) -> Result<()> {
+        let generation = self.lay_generation(vessel, state)?;
+        // Its own name is synced with the state that mentions it.
+        if state.volatile { Ok(()) } else { dirs::sync(generation.as_fd()) }
+    }
+
+    /// [`Self::make_generation`] that a crash may take back in part: who opens the vessel then makes what is missing.
+    pub(crate) fn lay_generation(&self, vessel: BorrowedFd<'_>, state: &VesselState) -> Result<OwnedFd> {
         let name = generation_name(state.generation);
         if let Some(there) = dirs::open(vessel, &name)?
             && dirs::exists(there.as_fd(), TREE)?
         {
             self.make_owned(there.as_fd(), WORK)?;
-            return Ok(());
+            return Ok(there);
         }
         let generation = self.make_owned(vessel, &name)?;
         // The tree last: it tells that the rest is there.
@@ -33,8 +43,7 @@ impl Store {
         if !dirs::publish(generation.as_fd(), &staged, generation.as_fd(), TREE)? {
             return Err(Error::internal(format!("failed to make {name}: somebody else is making it")));
         }
-        // Its own name is synced with the state that mentions it.
-        if state.volatile { Ok(()) } else { dirs::sync(generation.as_fd()) }
+        Ok(generation)
     }
 
     /// The root of the upper layer is what the root of the mount looks like: it must look as the one below.
@@ -66,6 +75,12 @@ impl Store {
 
     /// A writable layer becomes the layer of a snapshot, if it is still there.
     pub(crate) fn seal(&self, vessel: BorrowedFd<'_>, generation: u64, snapshot: &str) -> Result<()> {
+        self.name_sealed(vessel, generation, snapshot)?;
+        dirs::sync(self.layers.as_fd())
+    }
+
+    /// [`Self::seal`] that a crash may take back.
+    pub(crate) fn name_sealed(&self, vessel: BorrowedFd<'_>, generation: u64, snapshot: &str) -> Result<()> {
         let name = generation_name(generation);
         if !dirs::exists(vessel, &name)? {
             return Ok(());
@@ -74,7 +89,24 @@ impl Store {
             // The same content, unpacked from the archive already.
             return self.discard(vessel, &name);
         }
-        dirs::sync(self.layers.as_fd())
+        Ok(())
+    }
+
+    /// What is mounted for the sealed layers of a vessel: merged ones where there are any.
+    pub(crate) fn stack(&self, state: &VesselState) -> Vec<String> {
+        if state.driver == Some(Driver::Fuse) {
+            return state.sealed.clone();
+        }
+        merge::stack(&state.sealed, &mut |name| dirs::exists(self.layers.as_fd(), name).unwrap_or(false))
+    }
+
+    /// The next merged layer that is to be made for a vessel.
+    pub(crate) fn merge_due(&self, state: &VesselState) -> Option<Merge> {
+        // What fuse-overlayfs writes is its own dialect.
+        if state.driver != Some(Driver::Kernel) {
+            return None;
+        }
+        merge::due(&state.sealed, &mut |name| dirs::exists(self.layers.as_fd(), name).unwrap_or(false))
     }
 
     /// Removes what a sealed layer needs no more.

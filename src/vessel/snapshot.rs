@@ -3,10 +3,13 @@
 #![forbid(unsafe_code)]
 
 pub(crate) mod frozen;
+pub(crate) mod options;
+mod running;
+mod seal;
 pub(crate) mod upkeep;
 
 use std::collections::BTreeMap;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,20 +21,30 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::sync::oneshot;
 use vesselrt_runtime::shim::client::{CallError, Connection};
 use vesselrt_runtime::shim::protocol::{Driver, Packed, Reply, Request};
-use vesselrt_storage::manifest::{SnapshotManifest, VesselManifest};
+use vesselrt_storage::manifest::{SnapshotManifest, SnapshotMode, VesselManifest};
 
+use self::options::SnapshotOptions;
 use super::{VesselInner, pump};
 use crate::error::{Error, ErrorKind, Result};
+use crate::history;
+use crate::manager::ManagerInner;
 use crate::manager::open::{self, OPS_LOCK, generation_name, read_state, write_state};
+use crate::merge;
 use crate::offload::blocking;
 use crate::recover;
 use crate::state::{Pending, VesselState};
+use crate::store::dirs;
 use crate::store::lock::{self, FileLock};
 
-/// The right to change a vessel's snapshots, with the manifest as it is now.
+/// The right to change a vessel's snapshots, with all of them as they are now.
 struct Turn {
     manifest: VesselManifest,
     _lock: FileLock,
+}
+
+/// Saves what of a turn's manifest belongs into the storage.
+async fn save(vessel: &VesselInner, manifest: &VesselManifest) -> Result<()> {
+    vessel.manager.save_manifest(&history::stored(manifest)).await
 }
 
 async fn turn(vessel: &VesselInner) -> Result<Turn> {
@@ -99,14 +112,21 @@ impl Still {
     /// Mounts the layers of the state in place of the present ones; by a new shim if this one cannot.
     async fn remount(mut self, vessel: &VesselInner) -> Result<()> {
         let dir = Arc::clone(vessel.lease.dir());
-        let spec = self.state.mount_spec(self.state.driver.unwrap_or(Driver::Kernel));
+        let stack = vessel.manager.store.stack(&self.state);
+        let spec = self.state.mount_spec(self.state.driver.unwrap_or(Driver::Kernel), stack);
         let mounted = blocking(move || {
-            let kept = is_kept(&mut self.connection)?;
-            let remounted = self.connection.call_done(&Request::Remount(spec), &[]);
-            if remounted.is_ok() {
+            if let Ok((Reply::Done, before)) = self.connection.call(&Request::Remount(spec), &[]) {
                 open::end_switching(dir.as_fd())?;
-                return Ok((Some(self.connection), kept));
+                if !before.is_empty() {
+                    // What was written to the layers before may take a while to get to the disk.
+                    std::thread::Builder::new()
+                        .name("vesselrt-closer".into())
+                        .spawn(move || drop(before))
+                        .ok();
+                }
+                return Ok((Some(self.connection), false));
             }
+            let kept = is_kept(&mut self.connection).unwrap_or(false);
             drop(self.connection);
             open::shut_down(dir.as_fd(), false)?;
             Ok((None, kept))
@@ -134,24 +154,90 @@ fn is_kept(connection: &mut Connection) -> Result<bool, CallError> {
     }
 }
 
-pub(super) async fn create(vessel: &Arc<VesselInner>, message: String) -> Result<SnapshotManifest> {
-    let mut turn = turn(vessel).await?;
+pub(super) async fn create(vessel: &Arc<VesselInner>, options: SnapshotOptions) -> Result<SnapshotManifest> {
+    upkeep::check_labels(&options.labels)?;
+    if options.sealed {
+        return seal::create(vessel, &options).await;
+    }
+    let mut turn = settled_turn(vessel).await?;
+    make_room(vessel, None).await?;
     let snapshot = vessel.manager.config.id_generator.new_id();
-    let mut still = quiesce(vessel).await?;
-    let made = match seal(vessel, &mut still, &mut turn.manifest, &snapshot, message).await {
+    let mut still = match still_or_running(vessel).await? {
+        Some(still) => still,
+        None => return running::create(vessel, &options, turn).await,
+    };
+    let made = match seal(vessel, &mut still, &mut turn.manifest, &snapshot, options).await {
         Ok(made) => made,
         Err(error) => return Err(give_up(vessel, still, &snapshot, error).await),
     };
     vessel.remember(&turn.manifest);
+    let may_merge = merge::may_be_due(still.state.sealed.len() + 1);
     let switched = switch_to_sealed(vessel, still, &snapshot).await;
     if switched.is_err() {
         // The snapshot exists. What is left to do is what is done after a crash: now, or by the next operation.
         let _ = vessel.reopen(true).await;
     }
-    let (store, name) = (Arc::clone(&vessel.manager.store), snapshot);
-    // It only takes room.
-    let _ = blocking(move || store.drop_work_dir(&name)).await;
+    drop_work_dir_later(vessel, snapshot);
+    if may_merge {
+        vessel.manager.upkeep_later(&vessel.id);
+    }
     Ok(made)
+}
+
+/// Makes the vessel still; `None` when commands run in it.
+async fn still_or_running(vessel: &VesselInner) -> Result<Option<Still>> {
+    match quiesce(vessel).await {
+        Ok(still) => Ok(Some(still)),
+        Err(error) if error.kind() == ErrorKind::Conflict && runs_commands(vessel).await? => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+async fn runs_commands(vessel: &VesselInner) -> Result<bool> {
+    let hello = |connection: &mut Connection| connection.call(&Request::Hello, &[]);
+    match vessel.connect_holding(true).await {
+        Err(error) => Err(error),
+        Ok(mut connection) => {
+            let (connection, reply) = blocking(move || {
+                let reply = hello(&mut connection)?.0;
+                Ok((connection, reply))
+            })
+            .await?;
+            vessel.lease.give_back(connection);
+            Ok(matches!(reply, Reply::Hello { running, .. } if running > 0))
+        }
+    }
+}
+
+/// Waits for merged layers when there are too many others, of these (topmost first) or of the vessel as it is.
+async fn make_room(vessel: &VesselInner, sealed: Option<&Vec<String>>) -> Result<()> {
+    let (dir, id) = (Arc::clone(vessel.lease.dir()), vessel.id.clone());
+    let mut state = blocking(move || read_state(&id, dir.as_fd())).await?;
+    if let Some(sealed) = sealed {
+        state.sealed.clone_from(sealed);
+    }
+    vessel.manager.make_room(&state).await
+}
+
+/// The turn when no snapshot waits for its archive: parents are stored before their children.
+async fn settled_turn(vessel: &VesselInner) -> Result<Turn> {
+    loop {
+        let turn = turn(vessel).await?;
+        if turn.manifest.snapshots.iter().all(SnapshotManifest::is_stored) {
+            return Ok(turn);
+        }
+        if open::is_interrupted(vessel.lease.dir().as_fd(), true)? {
+            vessel.reopen(true).await?;
+        }
+        drop(turn);
+        vessel.manager.settle(&vessel.id).await?;
+    }
+}
+
+/// It only takes room.
+fn drop_work_dir_later(vessel: &VesselInner, snapshot: String) {
+    let store = Arc::clone(&vessel.manager.store);
+    tokio::task::spawn_blocking(move || store.drop_work_dir(&snapshot));
 }
 
 /// Up to the point from which the snapshot exists.
@@ -160,9 +246,10 @@ async fn seal(
     still: &mut Still,
     manifest: &mut VesselManifest,
     snapshot: &str,
-    message: String,
+    options: SnapshotOptions,
 ) -> Result<SnapshotManifest> {
-    still.state.check_room()?;
+    still.state.check_room(vessel.manager.store.stack(&still.state).len())?;
+    settle_names(vessel, &still.state).await?;
     still.state.pending = Some(Pending::Seal { snapshot: snapshot.to_owned() });
     save_state(vessel, &still.state).await?;
     let packed = archive(vessel, &still.connection, snapshot).await?;
@@ -171,16 +258,18 @@ async fn seal(
         id: snapshot.to_owned(),
         vessel_id: vessel.id.clone(),
         parent_id: still.state.top().to_owned(),
-        message,
+        message: options.message,
         checksum: format!("sha256:{}", packed.sha256),
         size: packed.size,
         create_time: now,
-        labels: BTreeMap::new(),
+        labels: options.labels,
+        mode: Some(SnapshotMode::Packed),
+        pause_ms: None,
     };
     manifest.snapshots.push(made.clone());
     snapshot.clone_into(&mut manifest.current_snapshot_id);
     manifest.update_time = now;
-    if let Err(error) = vessel.manager.save_manifest(manifest).await {
+    if let Err(error) = save(vessel, manifest).await {
         // It may have been saved although we were told otherwise.
         let there = vessel.manager.load_manifest(&vessel.id).await?;
         if there.snapshot(snapshot).is_none() {
@@ -194,25 +283,36 @@ async fn seal(
 async fn archive(vessel: &VesselInner, connection: &Connection, snapshot: &str) -> Result<Packed> {
     let mut connection =
         connection.try_clone().map_err(|e| Error::io("failed to duplicate a descriptor", e))?;
-    let (ours, theirs) = pump::output_pipe()?;
-    let (body, tell, cut) = Whole::new(ours);
-    let pack = blocking(move || {
+    stream_archive(&vessel.manager, &vessel.id, snapshot, move |theirs| {
         connection.send(&Request::PackUpper, &[theirs.as_fd()])?;
         // Ours too must be closed for the reader to see the end.
         drop(theirs);
-        let packed = match connection.receive() {
-            Ok((Reply::Packed(packed), _)) => Ok(packed),
-            Ok(_) => Err(CallError::Unexpected("not packed")),
-            Err(error) => Err(error),
-        };
+        match connection.receive()?.0 {
+            Reply::Packed(packed) => Ok(packed),
+            _ => Err(CallError::Unexpected("not packed").into()),
+        }
+    })
+    .await
+}
+
+/// Streams what `pack` writes to its pipe into the storage, as the archive of a snapshot.
+pub(crate) async fn stream_archive(
+    manager: &ManagerInner,
+    vessel: &str,
+    snapshot: &str,
+    pack: impl FnOnce(OwnedFd) -> Result<Packed> + Send + 'static,
+) -> Result<Packed> {
+    let (ours, theirs) = pump::output_pipe()?;
+    let (body, tell, cut) = Whole::new(ours);
+    let pack = blocking(move || {
+        let packed = pack(theirs);
         // Nobody listens when the storage has given up.
         let _ = tell.send(packed.as_ref().ok().map(|packed| packed.size));
-        Ok(packed?)
+        packed
     });
-    let (packed, saved) =
-        tokio::join!(pack, vessel.manager.storage.save_snapshot(&vessel.id, snapshot, Box::pin(body)));
+    let (packed, saved) = tokio::join!(pack, manager.storage.save_snapshot(vessel, snapshot, Box::pin(body)));
     match (packed, saved) {
-        (Ok(packed), Ok(())) if packed.size <= vessel.manager.config.limits.snapshot_bytes => Ok(packed),
+        (Ok(packed), Ok(())) if packed.size <= manager.config.limits.snapshot_bytes => Ok(packed),
         (Ok(_), Ok(())) => Err(Error::new(ErrorKind::LimitExceeded, "the snapshot is larger than allowed")),
         // The storage failed only because the packer had: its reason counts. Otherwise the packer met a closed pipe.
         (Err(error), saved) if saved.is_ok() || cut.load(Ordering::Relaxed) => Err(error),
@@ -312,6 +412,15 @@ async fn switch_to_sealed(vessel: &VesselInner, mut still: Still, snapshot: &str
     still.remount(vessel).await
 }
 
+/// The next state does not say any more that a sealed layer may have to be renamed.
+async fn settle_names(vessel: &VesselInner, before: &VesselState) -> Result<()> {
+    if !matches!(before.pending, Some(Pending::Sealed { .. })) {
+        return Ok(());
+    }
+    let store = Arc::clone(&vessel.manager.store);
+    blocking(move || dirs::sync(store.layers.as_fd())).await
+}
+
 async fn save_state(vessel: &VesselInner, state: &VesselState) -> Result<()> {
     let (dir, state) = (Arc::clone(vessel.lease.dir()), state.clone());
     blocking(move || write_state(dir.as_fd(), &state)).await
@@ -331,11 +440,17 @@ async fn restore_to(vessel: &VesselInner, manifest: &mut VesselManifest, snapsho
     }
     let sealed = recover::layers(manifest, snapshot)?;
     vessel.manager.provide_sealed(manifest, &sealed).await?;
+    make_room(vessel, Some(&sealed)).await?;
     let mut still = quiesce(vessel).await?;
     let before = still.state.clone();
     still.state.sealed = sealed;
     still.state.generation += 1;
-    if let Err(error) = begin_restored(vessel, &before, &still.state, manifest).await {
+    still.state.pending = None;
+    if let Err(error) = settle_names(vessel, &before).await {
+        let _ = still.resume(vessel).await;
+        return Err(error);
+    }
+    if let Err(error) = begin_restored(vessel, &still.state, manifest).await {
         // When even this fails, the next opening of the vessel decides.
         if save_state(vessel, &before).await.is_ok() {
             let _ = still.resume(vessel).await;
@@ -355,7 +470,6 @@ async fn restore_to(vessel: &VesselInner, manifest: &mut VesselManifest, snapsho
 /// An empty layer above the snapshot, then state and manifest. After an error the caller writes the state back.
 async fn begin_restored(
     vessel: &VesselInner,
-    before: &VesselState,
     after: &VesselState,
     manifest: &mut VesselManifest,
 ) -> Result<()> {
@@ -363,19 +477,21 @@ async fn begin_restored(
     blocking(move || {
         // What an earlier attempt left.
         manager.store.discard(dir.as_fd(), &generation_name(state.generation))?;
-        manager.store.make_generation(dir.as_fd(), &state)?;
+        manager.store.lay_generation(dir.as_fd(), &state)?;
         write_state(dir.as_fd(), &state)
     })
     .await?;
-    if before.top() == after.top() {
+    let was = history::stored_ancestor(manifest, &manifest.current_snapshot_id);
+    after.top().clone_into(&mut manifest.current_snapshot_id);
+    let current = history::stored_ancestor(manifest, after.top());
+    if was == current {
         return Ok(());
     }
-    after.top().clone_into(&mut manifest.current_snapshot_id);
     manifest.update_time = OffsetDateTime::now_utc();
-    if let Err(error) = vessel.manager.save_manifest(manifest).await {
+    if let Err(error) = save(vessel, manifest).await {
         // It may have been saved although we were told otherwise.
         let there = vessel.manager.load_manifest(&vessel.id).await;
-        if !there.is_ok_and(|there| there.current_snapshot_id == after.top()) {
+        if !there.is_ok_and(|there| there.current_snapshot_id == current) {
             return Err(error);
         }
     }
@@ -386,7 +502,7 @@ pub(super) async fn set_labels(vessel: &Arc<VesselInner>, labels: BTreeMap<Strin
     let mut turn = turn(vessel).await?;
     turn.manifest.labels = labels;
     turn.manifest.update_time = OffsetDateTime::now_utc();
-    vessel.manager.save_manifest(&turn.manifest).await?;
+    save(vessel, &turn.manifest).await?;
     vessel.remember(&turn.manifest);
     Ok(())
 }

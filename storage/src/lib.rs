@@ -41,6 +41,6 @@ pub use error::{Result, StorageError, StorageErrorKind};
 pub use id::{IdGenerator, UniqueIdGenerator, validate_id};
 pub use image::record::{ImageRecord, LayerRecord};
 pub use local::LocalStorage;
-pub use manifest::{SnapshotManifest, VesselManifest};
+pub use manifest::{SnapshotManifest, SnapshotMode, VesselManifest};
 pub use memory::MemoryStorage;
 pub use reference::Reference;

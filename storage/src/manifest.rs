@@ -7,7 +7,7 @@
 mod unnamed;
 mod validate;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Deserializer, Serialize};
 use time::OffsetDateTime;
@@ -68,9 +68,9 @@ pub struct SnapshotManifest {
     /// What the user said about it.
     #[serde(default)]
     pub message: String,
-    /// Digest of the uncompressed tar, `sha256:…`.
+    /// Digest of the uncompressed tar, `sha256:…`. Empty while there is no archive yet, which no stored manifest has.
     pub checksum: String,
-    /// Size of the uncompressed tar in bytes.
+    /// Size of the uncompressed tar in bytes; 0 while there is no archive yet.
     pub size: u64,
     /// When it was made.
     #[serde(with = "time::serde::rfc3339")]
@@ -78,6 +78,30 @@ pub struct SnapshotManifest {
     /// The user's labels.
     #[serde(default, deserialize_with = "null_is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// How it was made; unknown for snapshots of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<SnapshotMode>,
+    /// How long the commands in the vessel stood still for it, in milliseconds; unknown when none ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pause_ms: Option<u64>,
+}
+
+/// How a snapshot was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum SnapshotMode {
+    /// The writable layer itself became the snapshot's layer.
+    Sealed,
+    /// The commands were stopped while the writable layer was cloned by the file system.
+    Reflinked,
+    /// The commands were stopped while the writable layer was copied.
+    Copied,
+    /// The archive was packed from the writable layer while nothing could change it.
+    Packed,
+    /// A way that this version does not know.
+    #[serde(other)]
+    Other,
 }
 
 /// Looked at before anything else, so that a newer manifest is called newer and not malformed.
@@ -96,6 +120,14 @@ fn null_is_empty<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
     deserializer: D,
 ) -> Result<T, D::Error> {
     Option::<T>::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
+impl SnapshotManifest {
+    /// Whether its archive is in the storage: until then it is only on the machine that made it.
+    #[must_use]
+    pub fn is_stored(&self) -> bool {
+        !self.checksum.is_empty()
+    }
 }
 
 impl VesselManifest {
@@ -163,10 +195,12 @@ impl VesselManifest {
     /// `NotFound` for an unknown snapshot; `Corrupt` for a broken chain, which [`VesselManifest::parse`] does
     /// not let in.
     pub fn chain(&self, id: &str) -> Result<Vec<&SnapshotManifest>> {
+        let by_id: HashMap<&str, &SnapshotManifest> =
+            self.snapshots.iter().map(|s| (s.id.as_str(), s)).collect();
         let mut chain = Vec::new();
         let mut next = id;
         while !next.is_empty() {
-            let found = self.snapshot(next);
+            let found = by_id.get(next).copied();
             let snapshot = found.ok_or_else(|| StorageError::not_found(format!("snapshot {next}")))?;
             if chain.len() == self.snapshots.len() {
                 let error = ManifestError::Cycle { id: id.to_owned() };

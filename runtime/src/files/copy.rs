@@ -30,7 +30,19 @@ struct Frame {
     stat: Stat,
 }
 
+/// How files get their content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Means {
+    /// Byte by byte.
+    Copy,
+    /// By the file system, as long as it can.
+    Clone,
+}
+
 struct Copier {
+    means: Means,
+    /// Whiteouts of overlayfs are copied.
+    whiteouts: bool,
     source: Descent,
     target: Descent,
     /// Where the files with several names were copied to, by device and inode: paths from the base of `target`.
@@ -41,7 +53,25 @@ struct Copier {
 
 /// Copies `name` in `from`, whatever it is, to the new name `copy` in `to`.
 pub(super) fn copy_tree(from: BorrowedFd<'_>, name: &CStr, to: BorrowedFd<'_>, copy: &CStr) -> Outcome<()> {
+    copy_with(from, name, to, copy, Means::Copy, false).map(drop)
+}
+
+/// Copies the layer of an overlay, whiteouts and all, sharing the data where the file system can. True when it shared all.
+pub(super) fn copy_layer(from: BorrowedFd<'_>, name: &CStr, to: BorrowedFd<'_>) -> Outcome<bool> {
+    Ok(copy_with(from, name, to, name, Means::Clone, true)? == Means::Clone)
+}
+
+fn copy_with(
+    from: BorrowedFd<'_>,
+    name: &CStr,
+    to: BorrowedFd<'_>,
+    copy: &CStr,
+    means: Means,
+    whiteouts: bool,
+) -> Outcome<Means> {
     let mut copier = Copier {
+        means,
+        whiteouts,
         source: Descent::new(from)?,
         target: Descent::new(to)?,
         links: HashMap::new(),
@@ -49,7 +79,8 @@ pub(super) fn copy_tree(from: BorrowedFd<'_>, name: &CStr, to: BorrowedFd<'_>, c
     };
     let stat = rustix::fs::statat(from, name, AtFlags::SYMLINK_NOFOLLOW)?;
     if file_type(&stat) != FileType::Directory {
-        return copier.copy_file(name, copy, &stat);
+        copier.copy_file(name, copy, &stat)?;
+        return Ok(copier.means);
     }
     let mut frames = vec![copier.enter(name.to_owned(), copy.to_owned())?];
     while let Some(frame) = frames.last_mut() {
@@ -62,7 +93,7 @@ pub(super) fn copy_tree(from: BorrowedFd<'_>, name: &CStr, to: BorrowedFd<'_>, c
         copier.target.pop();
         frames.pop();
     }
-    Ok(())
+    Ok(copier.means)
 }
 
 impl Copier {
@@ -97,13 +128,16 @@ impl Copier {
         }
         let (from, to) = (self.source.current()?, self.target.current()?);
         match file_type(stat) {
-            FileType::RegularFile => copy_regular(from, name, to, copy)?,
+            FileType::RegularFile => self.means = copy_regular(from, name, to, copy, self.means)?,
             FileType::Symlink => {
                 let target = rustix::fs::readlinkat(from, name, Vec::new())?;
                 rustix::fs::symlinkat(target, to, copy)?;
                 apply_by_name(to, copy, stat)?;
             }
             typ @ (FileType::Fifo | FileType::Socket) => copy_special(to, copy, typ, stat)?,
+            typ @ FileType::CharacterDevice if self.whiteouts && stat.st_rdev == 0 => {
+                copy_special(to, copy, typ, stat)?;
+            }
             _ => return Err(Problem::refused("it has a device, which cannot be copied")),
         }
         if linked {
@@ -130,7 +164,14 @@ impl Copier {
     }
 }
 
-fn copy_regular(from: BorrowedFd<'_>, name: &CStr, to: BorrowedFd<'_>, copy: &CStr) -> Outcome<()> {
+/// Says by which means the next file is best copied.
+fn copy_regular(
+    from: BorrowedFd<'_>,
+    name: &CStr,
+    to: BorrowedFd<'_>,
+    copy: &CStr,
+    means: Means,
+) -> Outcome<Means> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let source = rustix::fs::openat(from, name, flags, Mode::empty())?;
     let stat = rustix::fs::fstat(&source)?;
@@ -139,8 +180,13 @@ fn copy_regular(from: BorrowedFd<'_>, name: &CStr, to: BorrowedFd<'_>, copy: &CS
     }
     let target = create_new(to, copy)?;
     let (source, target) = (File::from(source), File::from(target));
-    copy_data(&source, &target, u64::try_from(stat.st_size).unwrap_or(0))?;
-    apply_metadata(source.as_fd(), target.as_fd(), &stat)
+    let size = u64::try_from(stat.st_size).unwrap_or(0);
+    let cloned = means == Means::Clone && (size == 0 || rustix::fs::ioctl_ficlone(&target, &source).is_ok());
+    if !cloned {
+        copy_data(&source, &target, size)?;
+    }
+    apply_metadata(source.as_fd(), target.as_fd(), &stat)?;
+    Ok(if cloned { Means::Clone } else { Means::Copy })
 }
 
 /// A new file of mode 0600, for writing.
@@ -206,6 +252,12 @@ fn apply_by_name(dir: BorrowedFd<'_>, name: &CStr, stat: &Stat) -> Outcome<()> {
     let (owner, group) = ids(stat);
     rustix::fs::chownat(dir, name, owner, group, AtFlags::SYMLINK_NOFOLLOW)?;
     Ok(rustix::fs::utimensat(dir, name, &times(stat), AtFlags::SYMLINK_NOFOLLOW)?)
+}
+
+/// Owner, mode, times and attributes.
+pub(super) fn copy_metadata(source: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Outcome<()> {
+    let stat = rustix::fs::fstat(source)?;
+    apply_metadata(source, target, &stat)
 }
 
 /// The owner first: chown clears setuid bits and file capabilities.

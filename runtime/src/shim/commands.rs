@@ -91,6 +91,11 @@ impl Command {
         })
     }
 
+    /// What it writes stays in the vessel.
+    pub(super) fn persists(&self) -> bool {
+        self.scratch.is_none()
+    }
+
     /// Kills everything in the container. Its end is told by the pidfd.
     pub(super) fn kill(&self) {
         // ESRCH: it has ended.

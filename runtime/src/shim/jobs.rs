@@ -24,9 +24,15 @@ use crate::sys;
 /// What is to be done.
 #[derive(Debug)]
 pub(super) enum Task {
-    CopyOut { path: Vec<u8> },
-    CopyIn { path: Vec<u8> },
+    CopyOut {
+        path: Vec<u8>,
+    },
+    CopyIn {
+        path: Vec<u8>,
+    },
     PackUpper,
+    /// Answered to the shim, which lets the commands go on before it tells the client.
+    CopyUpper,
 }
 
 /// A job that runs.
@@ -80,6 +86,13 @@ fn run(task: &Task, stream: OwnedFd, mounted: &Mounted, ids: u32) -> Result<Repl
             let packed = layer::pack_snapshot(upper.as_fd(), stream, &options)
                 .map_err(|e| pack_fault("pack the writable layer", &e))?;
             Ok(Reply::Packed(described(packed)))
+        }
+        Task::CopyUpper => {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let above = rustix::fs::openat(&mounted.upper, "..", flags, Mode::empty())
+                .map_err(|e| Fault::io("open the writable layer", &e.into()))?;
+            let reflinked = crate::files::copy_layer(above.as_fd(), c"fs", stream.as_fd())?;
+            Ok(Reply::Captured { reflinked, pause_us: 0 })
         }
         Task::CopyOut { path } => {
             let tree = directory(mounted, path)?;

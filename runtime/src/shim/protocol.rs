@@ -168,7 +168,17 @@ pub enum Request {
     /// Packs the writable layer as a snapshot archive (uncompressed tar) to the descriptor sent along. Only when
     /// quiesced. Reply: [`Reply::Packed`].
     PackUpper,
-    /// Mounts other layers instead, after [`Request::Quiesce`]. Reply: [`Reply::Done`].
+    /// Stops the commands that run, copies the writable layer as `fs` into the directory sent along, and lets them go on.
+    /// Reply: [`Reply::Captured`], or a [`FaultKind::Busy`] fault when files are written from outside.
+    Capture {
+        /// How long they may stand still, in milliseconds; [`FaultKind::LimitExceeded`] when it takes longer.
+        longest_ms: u64,
+    },
+    /// Unmounts, after [`Request::Quiesce`]: what was written is on disk then, and nothing uses the writable layer any more.
+    /// Nobody else is served until [`Request::Remount`] or [`Request::Resume`]. Reply: [`Reply::Done`].
+    Detach,
+    /// Mounts other layers instead, after [`Request::Quiesce`]. Reply: [`Reply::Done`], with the root of what was mounted
+    /// before, if it was: the last one to close it waits until what was written to it is on disk.
     Remount(MountSpec),
 }
 
@@ -204,6 +214,13 @@ pub enum Reply {
     Exited(ExitStatus),
     /// The snapshot archive is written.
     Packed(Packed),
+    /// The writable layer is copied.
+    Captured {
+        /// The file system shares the data of all files.
+        reflinked: bool,
+        /// How long the commands stood still, in microseconds.
+        pause_us: u64,
+    },
     /// It failed.
     Failed(Fault),
 }

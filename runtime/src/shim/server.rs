@@ -10,6 +10,7 @@
 //! was told to linger.
 #![forbid(unsafe_code)]
 
+mod capture;
 mod requests;
 mod setup;
 
@@ -79,6 +80,8 @@ struct Server {
     ground: Ground,
     /// `None` only while layers are exchanged, or after that failed.
     mounted: Option<Mounted>,
+    /// What was mounted before it was taken away for an exchange.
+    detached: Option<super::protocol::MountSpec>,
     clients: BTreeMap<u64, Client>,
     commands: BTreeMap<u64, Command>,
     jobs: BTreeMap<u64, Job>,
@@ -87,6 +90,8 @@ struct Server {
     quiesced_by: Option<u64>,
     /// It has packed the writable layer since.
     packed: bool,
+    /// The commands stand still while the writable layer is copied.
+    capture: Option<capture::Capture>,
     /// Empty files made to mount something on; removed when no command runs.
     placeholders: Vec<PathBuf>,
     next: u64,
@@ -115,6 +120,7 @@ impl Server {
     fn serve(&mut self) {
         while !self.done() {
             let Ok(ready) = self.wait(self.patience()) else { return };
+            self.end_late_capture();
             for event in ready {
                 self.handle(event);
             }
@@ -179,6 +185,8 @@ impl Server {
         }
         // One that no clock can express is none.
         let timeout = patience.and_then(|left| rustix::time::Timespec::try_from(left).ok());
+        // While commands stand still nobody leaves for want of company.
+        let timeout = self.capture.as_ref().map(capture::Capture::left).or(timeout);
         loop {
             match rustix::event::poll(&mut fds, timeout.as_ref()) {
                 Err(rustix::io::Errno::INTR) => {}
@@ -242,6 +250,7 @@ impl Server {
             command.kill();
         }
         self.deferred.retain(|(client, ..)| *client != id);
+        self.give_up_capture(id);
         if self.quiesced_by == Some(id) {
             self.abandon();
         }
@@ -313,6 +322,9 @@ impl Server {
     fn job_ended(&mut self, id: u64) {
         let Some(job) = self.jobs.remove(&id) else { return };
         let answered = reap(job.pid) == Some(0);
+        if self.end_capture(id, &job) {
+            return;
+        }
         if let Some(Client { state: state @ State::Working, .. }) = self.clients.get_mut(&job.client) {
             *state = State::Idle;
             if !answered {
@@ -321,10 +333,23 @@ impl Server {
         }
     }
 
+    /// A job answers its client itself and ends a moment later: whoever heard the answer must not be told that it goes on.
+    fn await_answered_jobs(&mut self) {
+        let moment = rustix::time::Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+        let writing: Vec<u64> = self.jobs.iter().filter(|(_, job)| job.writes).map(|(id, _)| *id).collect();
+        for id in writing {
+            let Some(job) = self.jobs.get(&id) else { continue };
+            let ended = rustix::event::poll(&mut [PollFd::new(&job.pidfd, PollFlags::IN)], Some(&moment));
+            if matches!(ended, Ok(1)) {
+                self.job_ended(id);
+            }
+        }
+    }
+
     /// Whoever made the vessel still is gone. Once the writable layer was packed, a snapshot with its content may be
     /// recorded already: nobody may write to it any more, and who opens the vessel next reads the record.
     fn abandon(&mut self) {
-        if self.packed {
+        if self.packed || self.mounted.is_none() {
             self.leaving = true;
         } else {
             self.resume();
@@ -343,16 +368,24 @@ impl Server {
         }
     }
 
-    /// Exchanges the layers. When the new ones cannot be mounted, the old ones are again.
-    fn remount(&mut self, spec: super::protocol::MountSpec) -> Result<(), Fault> {
+    /// Exchanges the layers; the root of those before, if they were still mounted. When the new ones cannot be mounted, the
+    /// old ones are again.
+    fn remount(&mut self, spec: super::protocol::MountSpec) -> Result<Option<OwnedFd>, Fault> {
         let target = Path::new(house::MERGED);
-        let old = self.mounted.take().ok_or_else(not_mounted)?;
-        let before = old.spec.clone();
-        old.unmount(target)?;
+        let (before, root) = match self.mounted.take() {
+            Some(old) => {
+                let root = old.root.as_fd().try_clone_to_owned();
+                let before = old.spec.clone();
+                old.unmount(target)?;
+                (before, root.ok())
+            }
+            None => (self.detached.take().ok_or_else(not_mounted)?, None),
+        };
         match Mounted::new(spec, &self.dirs, target) {
             Ok(mounted) => {
                 self.mounted = Some(mounted);
-                Ok(())
+                self.detached = None;
+                Ok(root)
             }
             Err(fault) => {
                 self.mounted = Mounted::new(before, &self.dirs, target).ok();

@@ -72,6 +72,21 @@ pub(super) fn run(job: Job, fds: Vec<OwnedFd>, socket: &UnixStream) -> Result<Jo
                 .map(|found| JobDone::LayerCompared { different: found.different, examples: found.examples })
                 .map_err(|e| Fault::io(format!("compare the layer {name}"), &e))
         }
+        Job::PackSealed { format } => {
+            let [layer, out] = exactly(fds)?;
+            let options = PackOptions::new(Dialect::Snapshot, format);
+            layer::pack_snapshot(tree_of(&layer)?.as_fd(), File::from(out), &options)
+                .map(|packed| JobDone::Packed(described(packed)))
+                .map_err(|e| pack_fault("pack a sealed layer", &e))
+        }
+        Job::MergeLayers { layers, sealed, image } => {
+            let [sealed_layers, image_layers, dest] = exactly(fds)?;
+            raise_descriptor_limit();
+            let mut below = open_lowers(&sealed_layers, &sealed)?;
+            below.extend(open_lowers(&image_layers, &image)?);
+            let layers = open_trees(&sealed_layers, &layers)?;
+            layer::merge(layers, below, dest.as_fd(), c"fs").map(|()| JobDone::Merged)
+        }
         Job::RemoveTree { name } => {
             let [parent] = exactly(fds)?;
             layer::remove_tree(parent.as_fd(), name.as_ref())
@@ -177,6 +192,29 @@ fn open_tree(layer: &OwnedFd) -> Result<OwnedFd, Fault> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::openat(layer, "fs", flags, Mode::empty())
         .map_err(|e| Fault::io("open the tree of a layer", &e.into()))
+}
+
+fn tree_of(layer: &OwnedFd) -> Result<OwnedFd, Fault> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(layer, "fs", flags, Mode::empty())
+        .map_err(|e| Fault::io("open the tree of a layer", &e.into()))
+}
+
+/// Layers that are to be listed.
+fn open_trees(layers: &OwnedFd, names: &[String]) -> Result<Vec<OwnedFd>, Fault> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let again = |lower: OwnedFd| {
+        rustix::fs::openat(lower, ".", flags, Mode::empty()).map_err(|e| Fault::io("open a layer", &e.into()))
+    };
+    open_lowers(layers, names)?.into_iter().map(again).collect()
+}
+
+/// Every level of the trees takes a descriptor of each layer.
+fn raise_descriptor_limit() {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
+    // Without it, trees that are not deep can be merged all the same.
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, raised);
 }
 
 fn open_lowers(layers: &OwnedFd, names: &[String]) -> Result<Vec<OwnedFd>, Fault> {

@@ -40,6 +40,8 @@ pub(super) async fn find(manager: &Arc<ManagerInner>, id: &str, options: &ForkOp
     manager.load_manifest(id).await?;
     let mut from = options.from.clone();
     loop {
+        // Forks have archives of their own.
+        manager.settle(id).await?;
         let dir = directory(manager, id).await?;
         let timeout = manager.config.lock_timeout;
         let ops = lock::within(&dir, OPS_LOCK, timeout).await?.ok_or_else(|| {

@@ -247,6 +247,8 @@ mod tests {
             size: 1,
             create_time: OffsetDateTime::UNIX_EPOCH,
             labels: BTreeMap::new(),
+            mode: None,
+            pause_ms: None,
         };
         VesselManifest {
             version: 1,

@@ -15,10 +15,11 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use vesselrt_storage::manifest::{SnapshotManifest, VesselManifest};
 
-use super::{missing, read_state, restore_to, save_state, turn};
+use super::{missing, read_state, restore_to, save, save_state, settle_names, turn};
 use crate::error::{Error, Result};
+use crate::history;
 use crate::offload::{blocking, detached};
-use crate::state::Pending;
+use crate::state::{Pending, VesselState};
 use crate::vessel::{Vessel, VesselInner};
 use choice::Choice;
 
@@ -257,11 +258,11 @@ async fn carry_out(
     let told = choice.told();
     let gone = choice.apply(manifest);
     manifest.update_time = OffsetDateTime::now_utc();
-    let announced = announce(vessel, &gone).await?;
-    if let Err(error) = vessel.manager.save_manifest(manifest).await {
+    announce(vessel, &gone).await?;
+    if let Err(error) = save(vessel, manifest).await {
         // It may have been saved although we were told otherwise.
         let there = vessel.manager.load_manifest(&vessel.id).await?;
-        if there != *manifest {
+        if there != history::stored(manifest) {
             return Err(error);
         }
     }
@@ -269,26 +270,43 @@ async fn carry_out(
     for snapshot in &gone {
         vessel.manager.forget_snapshot(&vessel.id, snapshot).await?;
     }
-    if announced {
-        set_pending(vessel, None).await?;
+    if gone.len() == 1 {
+        change_state(vessel, |state| state.pending = None).await?;
     }
     vessel.manager.sweep_later();
     Ok(told)
 }
 
 /// A single one is written down first, so that the next opening of the vessel does the rest if we are killed. Of many the
-/// garbage collection does.
-async fn announce(vessel: &Arc<VesselInner>, gone: &[String]) -> Result<bool> {
-    let [snapshot] = gone else { return Ok(false) };
-    set_pending(vessel, Some(Pending::Delete { snapshot: snapshot.clone() })).await?;
-    Ok(true)
+/// garbage collection does. Those that wait for their archives do not wait any more.
+async fn announce(vessel: &Arc<VesselInner>, gone: &[String]) -> Result<()> {
+    change_state(vessel, |state| {
+        state.packing.retain(|waiting| !gone.contains(&waiting.id));
+        if let [snapshot] = gone {
+            state.pending = Some(Pending::Delete { snapshot: snapshot.clone() });
+        }
+    })
+    .await
 }
 
-async fn set_pending(vessel: &Arc<VesselInner>, pending: Option<Pending>) -> Result<()> {
+async fn change_state(vessel: &Arc<VesselInner>, change: impl FnOnce(&mut VesselState)) -> Result<()> {
     let (dir, id) = (Arc::clone(vessel.lease.dir()), vessel.id.clone());
-    let mut state = blocking(move || read_state(&id, dir.as_fd())).await?;
-    state.pending = pending;
+    let before = blocking(move || read_state(&id, dir.as_fd())).await?;
+    let mut state = before.clone();
+    change(&mut state);
+    if state == before {
+        return Ok(());
+    }
+    settle_names(vessel, &before).await?;
     save_state(vessel, &state).await
+}
+
+/// Whether a user may set them.
+pub(super) fn check_labels(labels: &BTreeMap<String, String>) -> Result<()> {
+    match labels.keys().find(|key| key.is_empty() || key.starts_with(RESERVED)) {
+        Some(key) => Err(Error::invalid(format!("not a label for a snapshot: {key:?}"))),
+        None => Ok(()),
+    }
 }
 
 async fn set_labels(
@@ -296,9 +314,7 @@ async fn set_labels(
     snapshot: &str,
     labels: BTreeMap<String, String>,
 ) -> Result<SnapshotManifest> {
-    if let Some(key) = labels.keys().find(|key| key.is_empty() || key.starts_with(RESERVED)) {
-        return Err(Error::invalid(format!("not a label for a snapshot: {key:?}")));
-    }
+    check_labels(&labels)?;
     let mut turn = turn(vessel).await?;
     if turn.manifest.named(snapshot).is_none() {
         return Err(missing(snapshot));
@@ -310,7 +326,13 @@ async fn set_labels(
     found.labels.extend(labels);
     let changed = found.clone();
     manifest.update_time = OffsetDateTime::now_utc();
-    vessel.manager.save_manifest(manifest).await?;
+    change_state(vessel, |state| {
+        state.packing.iter_mut().filter(|waiting| waiting.id == changed.id).for_each(|waiting| {
+            waiting.labels.clone_from(&changed.labels);
+        });
+    })
+    .await?;
+    save(vessel, manifest).await?;
     vessel.remember(manifest);
     Ok(changed)
 }

@@ -17,6 +17,8 @@ pub(super) fn snapshot(id: &str, parent: &str) -> SnapshotManifest {
         size: 5_000_000_000,
         create_time: datetime!(2025-11-20 01:02:03.000000009 UTC),
         labels: BTreeMap::new(),
+        mode: None,
+        pause_ms: None,
     }
 }
 
@@ -64,6 +66,28 @@ fn the_field_names_are_contracts() {
             "a".repeat(64)
         )
     );
+}
+
+#[test]
+fn how_a_snapshot_was_made_is_kept_and_a_way_of_the_future_does_no_harm() {
+    let mut made = manifest(vec![snapshot("s", "")]);
+    made.snapshots[0].mode = Some(SnapshotMode::Copied);
+    made.snapshots[0].pause_ms = Some(7);
+    let json = String::from_utf8(made.to_json().unwrap()).unwrap();
+    assert!(json.contains(r#""mode":"copied","pauseMs":7"#), "{json}");
+    assert_eq!(VesselManifest::parse(json.as_bytes()).unwrap(), made);
+    let future = json.replace("copied", "teleported");
+    let read = VesselManifest::parse(future.as_bytes()).unwrap();
+    assert_eq!(read.snapshots[0].mode, Some(SnapshotMode::Other));
+}
+
+#[test]
+fn a_snapshot_without_an_archive_is_not_stored() {
+    let mut sealed = snapshot("s", "");
+    assert!(sealed.is_stored());
+    sealed.checksum.clear();
+    assert!(!sealed.is_stored());
+    assert_eq!(manifest(vec![sealed]).to_json().unwrap_err().kind(), StorageErrorKind::InvalidArgument);
 }
 
 #[test]

@@ -2,14 +2,16 @@
 #![forbid(unsafe_code)]
 
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use rustix::fs::OFlags;
 
-use super::{Server, State, not_mounted};
+use super::{Server, State, house, not_mounted};
 use crate::files;
 use crate::root::Root;
 use crate::shim::commands::{Command, Place};
 use crate::shim::jobs::{Job, Task};
+use crate::shim::mounted::Mounted;
 use crate::shim::protocol::{Driver, ExecRequest, Fault, FaultKind, MountSpec, Reply, Request, VERSION};
 
 /// What a request comes to.
@@ -39,7 +41,12 @@ impl Server {
 
     /// While the vessel is still, whoever would write to it waits; whoever made it still goes on.
     fn must_wait(&self, id: u64, request: &Request) -> bool {
-        self.quiesced_by.is_some_and(|by| by != id) && !reads_only(request)
+        if self.capture.is_some() {
+            return !reads_only(request) && !matches!(request, Request::Shutdown { .. });
+        }
+        let still = self.quiesced_by.is_some_and(|by| by != id);
+        let about_the_shim = matches!(request, Request::Hello | Request::Keep(_) | Request::Signal(_));
+        still && (!reads_only(request) || (self.mounted.is_none() && !about_the_shim))
     }
 
     fn dispatch(&mut self, id: u64, request: Request, fds: Vec<OwnedFd>) -> Handled {
@@ -59,8 +66,10 @@ impl Server {
             Request::CopyOut { path } => self.job(id, &Task::CopyOut { path }, fds),
             Request::CopyIn { path } => self.job(id, &Task::CopyIn { path }, fds),
             Request::Quiesce => self.quiesce(id),
+            Request::Detach => self.detach(id),
             Request::Resume => {
                 self.only_the_quiescer(id)?;
+                self.attach_again()?;
                 self.resume();
                 done()
             }
@@ -68,6 +77,10 @@ impl Server {
                 self.only_the_quiescer(id)?;
                 self.packed = true;
                 self.job(id, &Task::PackUpper, fds)
+            }
+            Request::Capture { longest_ms } => {
+                self.capture(id, std::time::Duration::from_millis(longest_ms), fds)?;
+                Ok(Outcome::Later)
             }
             Request::Remount(spec) => self.exchange(id, spec),
             file => on_files(&self.mounted()?.root, file, fds),
@@ -103,7 +116,12 @@ impl Server {
     }
 
     /// Signals have no reply: nothing is told to a client whose command has just ended.
-    fn signal(&self, id: u64, number: i32) -> Handled {
+    fn signal(&mut self, id: u64, number: i32) -> Handled {
+        if let Some(capture) = &mut self.capture {
+            // It could wake what stands still.
+            capture.signals.push((id, number));
+            return Ok(Outcome::Later);
+        }
         if let Some(State::Running(command)) = self.clients.get(&id).map(|c| &c.state)
             && let Some(command) = self.commands.get(command)
         {
@@ -133,6 +151,7 @@ impl Server {
                 Fault::new(FaultKind::Busy, message).with_remedy("wait for it to end, or stop the vessel")
             );
         }
+        self.await_answered_jobs();
         if self.jobs.values().any(|job| job.writes) {
             return Err(Fault::new(FaultKind::Busy, "files are being copied into the vessel"));
         }
@@ -150,18 +169,34 @@ impl Server {
         }
     }
 
+    fn detach(&mut self, id: u64) -> Handled {
+        self.only_the_quiescer(id)?;
+        if self.mounted()?.spec.driver == Driver::Fuse {
+            return Err(not_anew());
+        }
+        let mounted = self.mounted.take().ok_or_else(not_mounted)?;
+        self.detached = Some(mounted.spec.clone());
+        mounted.unmount(Path::new(house::MERGED))?;
+        done()
+    }
+
+    /// Mounts again what was detached.
+    fn attach_again(&mut self) -> Result<(), Fault> {
+        if let Some(spec) = self.detached.take() {
+            self.mounted = Some(Mounted::new(spec, &self.dirs, Path::new(house::MERGED))?);
+        }
+        Ok(())
+    }
+
     fn exchange(&mut self, id: u64, spec: MountSpec) -> Handled {
         self.only_the_quiescer(id)?;
-        if self.mounted()?.spec.driver == Driver::Fuse || spec.driver == Driver::Fuse {
-            return Err(Fault::new(
-                FaultKind::Unsupported,
-                "fuse-overlayfs cannot be mounted anew by a running shim",
-            )
-            .with_remedy("start a new shim"));
+        if spec.driver == Driver::Fuse || self.mounted.as_ref().is_some_and(|m| m.spec.driver == Driver::Fuse)
+        {
+            return Err(not_anew());
         }
-        self.remount(spec)?;
+        let before = self.remount(spec)?;
         self.resume();
-        done()
+        Ok(Outcome::Reply(Reply::Done, before.into_iter().collect()))
     }
 
     fn shutdown(&mut self, destroy: bool) -> Handled {
@@ -173,6 +208,11 @@ impl Server {
         self.destroy = destroy;
         done()
     }
+}
+
+fn not_anew() -> Fault {
+    Fault::new(FaultKind::Unsupported, "fuse-overlayfs cannot be mounted anew by a running shim")
+        .with_remedy("start a new shim")
 }
 
 fn done() -> Handled {
