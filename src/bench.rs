@@ -125,6 +125,8 @@ pub(crate) struct Plan {
     pub(crate) rounds: u32,
     pub(crate) peers: Vec<Peer>,
     pub(crate) limit: Duration,
+    /// What was written is synced before anything is timed.
+    pub(crate) settled: bool,
     pub(crate) plot: Option<PathBuf>,
     pub(crate) plot_size: u64,
     pub(crate) plot_chain: u32,
@@ -166,7 +168,8 @@ async fn measure(
     mut stop: watch::Receiver<bool>,
 ) -> Outcome<Option<Report>> {
     let peers = Peers::new(&plan.peers);
-    let lab = Lab::begin(scratch.path(), context, plan.wanted, peers, plan.rounds, plan.limit).await?;
+    let (rounds, limit, settled) = (plan.rounds, plan.limit, plan.settled);
+    let lab = Lab::begin(scratch.path(), context, plan.wanted, peers, rounds, limit, settled).await?;
     let lab = Shared::new(lab);
     let outcome = benchmarks(plan, context, &lab, &mut stop).await;
     let removed = demo::remove_all(&lab.manager).await;
@@ -190,6 +193,7 @@ async fn benchmarks(
             files: plan.wanted.files,
             bytes: plan.wanted.bytes,
         },
+        settled: plan.settled,
         benchmarks: Vec::new(),
         curves: Vec::new(),
     };

@@ -161,8 +161,9 @@ fn a_peer_that_fails_or_is_not_there_is_shown_and_not_counted() {
     let Some(place) = Place::new() else { return };
     let helpers = ["newuidmap", "newgidmap", "fuse-overlayfs", "fusermount3", "sh", "tar", "bash"];
     let dir = programs(&place, &helpers, "zstd");
-    let bench = || place.bench().args(["pack", "--peers", "tar,umoci"]).env("PATH", &dir);
+    let bench = || place.bench().args(["pack", "--unsettled", "--peers", "tar,umoci"]).env("PATH", &dir);
     let report = measured(bench());
+    assert_eq!(report["settled"], false);
     let rows = rows(&report);
     is_measured(rows[0]);
     let failed = rows.iter().find(|row| row["name"] == "zstd -1 -T0 of a ready tar").unwrap();

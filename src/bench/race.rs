@@ -250,7 +250,7 @@ mod tests {
 
     fn course(rounds: u32) -> Course {
         let work = Some(Work { files: 10, bytes: 1_000_000 });
-        Course { name: "x", title: "X".into(), work, rounds, limit: Duration::from_millis(500), base: "a" }
+        Course { name: "x", title: "X".into(), work, rounds, limit: Duration::from_secs(60), base: "a" }
     }
 
     fn lanes(log: &Rc<RefCell<String>>) -> Vec<Lane> {
@@ -292,7 +292,8 @@ mod tests {
         let (_keep, mut stop) = watch::channel(false);
         let slow = Fake { name: 's', log: Rc::clone(&log), fails_at: 9, wait: Duration::from_secs(60) };
         let lanes = vec![Lane::peer("s", Ok(slow))];
-        let race = race(&course(2), lanes, &mut stop, |_| ()).await.unwrap();
+        let course = Course { limit: Duration::from_millis(100), ..course(2) };
+        let race = race(&course, lanes, &mut stop, |_| ()).await.unwrap();
         assert_eq!(race.rows[0].status, Status::Failed);
         assert_eq!(*log.borrow(), "sS");
     }

@@ -14,6 +14,8 @@ pub(super) struct Report {
     pub(super) vesselrt: &'static str,
     pub(super) host: Host,
     pub(super) tree: Tree,
+    /// What was written was synced before anything was timed.
+    pub(super) settled: bool,
     pub(super) benchmarks: Vec<Race>,
     pub(super) curves: Vec<Curve>,
 }

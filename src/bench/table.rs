@@ -64,8 +64,12 @@ fn cells(name: String, figures: &Figures) -> Vec<String> {
         or_dash(figures.files_per_s.map(|rate| format!("{rate:.0}"))),
         or_dash(figures.peak_memory_bytes.map(human_size)),
         or_dash(figures.output_bytes.map(human_size)),
-        figures.ratio.map(|ratio| format!("{ratio:.2}")).unwrap_or_default(),
+        figures.ratio.map(ratio).unwrap_or_default(),
     ]
+}
+
+fn ratio(ratio: f64) -> String {
+    if ratio < 0.01 { "< 0.01".to_owned() } else { format!("{ratio:.2}") }
 }
 
 /// How much each curve rises.
@@ -111,6 +115,11 @@ mod tests {
         {
             assert_eq!(time(ms), text);
         }
+    }
+
+    #[test]
+    fn a_ratio_is_never_nothing() {
+        assert_eq!([0.001, 0.01, 1.126].map(ratio), ["< 0.01", "0.01", "1.13"]);
     }
 
     #[test]

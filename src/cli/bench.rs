@@ -51,6 +51,9 @@ pub(super) struct Bench {
     /// Longest that one round may take
     #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = values::duration)]
     timeout: Duration,
+    /// Do not sync what was written before anything is timed
+    #[arg(long)]
+    unsettled: bool,
     /// Draw the cost against size and chain length
     #[arg(long, value_name = "FILE.svg", value_hint = ValueHint::FilePath)]
     plot: Option<PathBuf>,
@@ -111,6 +114,7 @@ pub(super) async fn run(args: Bench, context: &Context) -> Outcome<ExitCode> {
         rounds: args.rounds,
         peers,
         limit: args.timeout,
+        settled: !args.unsettled,
         plot: args.plot,
         plot_size: args.plot_size,
         plot_chain: args.plot_chain,

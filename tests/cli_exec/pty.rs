@@ -40,7 +40,7 @@ impl Terminal {
         let end = || slave.try_clone().unwrap();
         let mut command = Command::new("setsid");
         command.arg("--ctty").args(words).stdin(end()).stdout(end()).stderr(end());
-        let child = command.env_remove("VESSELRT_ROOT").spawn().unwrap();
+        let child = command.env_remove("VESSELRT_ROOT").env("VESSELRT_IDLE", "0").spawn().unwrap();
         let seen = Arc::new(Mutex::new(Vec::new()));
         let (mut from, into) = (File::from(master.try_clone().unwrap()), Arc::clone(&seen));
         std::thread::spawn(move || {

@@ -101,6 +101,8 @@ impl Store {
                 let collected = async { self.manager().await.collect_garbage().await.unwrap() };
                 tokio::time::timeout(PATIENCE, collected).await.expect("the garbage collection hangs");
             });
+            // What it would have done later holds the store.
+            drop(runtime);
             leftovers::none_staged(&self.root());
             leftovers::none_in_use(&self.dir);
         }

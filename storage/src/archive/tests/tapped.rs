@@ -10,8 +10,8 @@ use super::*;
 #[derive(Clone, Copy, PartialEq)]
 enum End {
     Well,
-    FailsAtOnce,
-    FailsAtTheEnd,
+    FailsFirst,
+    FailsLast,
     /// Says that the tar does not end.
     Cut,
     /// Says that it is another layer.
@@ -21,14 +21,17 @@ enum End {
 struct Tap {
     end: End,
     /// The bytes of each layer, with what was said of it.
-    seen: Vec<(Option<Digest>, Vec<u8>)>,
+    seen: Vec<Seen>,
 }
+
+/// What was said of a layer, and its bytes.
+type Seen = (Option<Digest>, Vec<u8>);
 
 struct Stream<'a>(&'a mut Tap, Compression);
 
 impl Write for Stream<'_> {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        if self.0.end == End::FailsAtOnce {
+        if self.0.end == End::FailsFirst {
             return Err(std::io::ErrorKind::BrokenPipe.into());
         }
         let (_, seen) = self.0.seen.last_mut().unwrap();
@@ -49,7 +52,7 @@ impl TapStream for Stream<'_> {
         let diff_id =
             if self.0.end == End::Other { Digest::sha256(b"other") } else { Digest::sha256(&plain) };
         let zeros = if self.0.end == End::Cut { 512 } else { 1024 };
-        (self.0.end != End::FailsAtTheEnd).then_some(Tapped { diff_id, zeros, entries: 2 })
+        (self.0.end != End::FailsLast).then_some(Tapped { diff_id, zeros, entries: 2 })
     }
 }
 
@@ -61,7 +64,7 @@ impl LayerTap for Tap {
     }
 }
 
-fn tapped(bench: &Bench, input: &[u8], end: End) -> (Result<ImageRecord>, Vec<(Option<Digest>, Vec<u8>)>) {
+fn tapped(bench: &Bench, input: &[u8], end: End) -> (Result<ImageRecord>, Vec<Seen>) {
     let mut tap = Tap { end, seen: Vec::new() };
     let (path, options) = (bench.file(input), as_app());
     let result = import_tapped(&bench.store, &path, &options, &mut |_| (), Some(&mut tap));
@@ -92,7 +95,7 @@ fn a_tap_gets_the_bytes_that_are_stored() {
 
 #[test]
 fn a_tap_that_fails_changes_nothing() {
-    for end in [End::FailsAtOnce, End::FailsAtTheEnd] {
+    for end in [End::FailsFirst, End::FailsLast] {
         for input in inputs() {
             let bench = Bench::new();
             let plain = Bench::new().import(&input).unwrap();
