@@ -46,7 +46,7 @@ pub(crate) fn stack(sealed: &[String], is_there: &mut dyn FnMut(&str) -> bool) -
 fn stack_of(chain: &[&str], is_there: &mut dyn FnMut(&str) -> bool) -> Vec<String> {
     let (mut stack, mut at) = (Vec::new(), 0);
     while at < chain.len() {
-        let merged = SIZES.iter().filter(|&&size| at % size == 0).find_map(|&size| {
+        let merged = SIZES.iter().filter(|&&size| at.is_multiple_of(size)).find_map(|&size| {
             let covered = name(chain.get(at..at + size)?);
             is_there(&covered).then_some((covered, size))
         });
@@ -98,7 +98,7 @@ pub(crate) fn names(manifest: &VesselManifest) -> Vec<String> {
     let mut names = Vec::new();
     for snapshot in &manifest.snapshots {
         let depth = depth(&snapshot.id, &parents, &mut depths);
-        for size in SIZES.into_iter().filter(|size| depth % size == 0) {
+        for size in SIZES.into_iter().filter(|size| depth.is_multiple_of(*size)) {
             let mut covered = vec![snapshot.id.as_str()];
             let above = std::iter::successors(Some(snapshot.id.as_str()), |id| parents.get(id).copied());
             covered.extend(above.skip(1).take(size - 1));

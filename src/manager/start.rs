@@ -60,7 +60,7 @@ fn first(
     launcher: &Launcher,
     id: &str,
     state: &VesselState,
-    stack: &Vec<String>,
+    stack: &[String],
     candidates: &[Driver],
     dirs: ShimDirs<'_>,
 ) -> Result<(Driver, ShimProcess)> {
@@ -68,7 +68,7 @@ fn first(
     for &driver in candidates {
         let config = ShimConfig {
             version: VERSION,
-            mount: state.mount_spec(driver, stack.clone()),
+            mount: state.mount_spec(driver, stack.to_vec()),
             hostname: id.to_owned(),
         };
         match launcher.shim(&config, dirs).map_err(Error::from) {

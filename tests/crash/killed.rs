@@ -15,6 +15,7 @@ use crate::testkit::{Store, leftovers, tests, until, wait_until};
 tests!(
     the_library_s_process_is_killed_during_exec,
     the_library_s_process_is_killed_during_snapshots,
+    the_library_s_process_is_killed_during_sealed_snapshots,
     the_library_s_process_is_killed_during_restores,
     the_library_s_process_is_killed_while_it_opens_and_closes,
     the_library_s_process_and_the_shim_are_killed_together,
@@ -60,10 +61,19 @@ async fn the_library_s_process_is_killed_during_exec(store: &Store) {
 }
 
 async fn the_library_s_process_is_killed_during_snapshots(store: &Store) {
+    is_killed_during(store, "snapshot").await;
+}
+
+/// While it seals, while it packs what it has sealed, or both.
+async fn the_library_s_process_is_killed_during_sealed_snapshots(store: &Store) {
+    is_killed_during(store, "seal").await;
+}
+
+async fn is_killed_during(store: &Store, task: &str) {
     let id = prepared(store).await.id().to_owned();
     let mut random = Random::new();
     for _ in 0..ROUNDS {
-        let mut victim = Victim::start(store, &id, "snapshot");
+        let mut victim = Victim::start(store, &id, task);
         victim.wait_for("wrote");
         std::thread::sleep(random.moment(Duration::from_millis(300)));
         victim.kill();

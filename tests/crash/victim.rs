@@ -5,7 +5,7 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use vesselrt::{ExecOptions, Manager, ManagerConfig, OverlayDriver, Vessel};
+use vesselrt::{ExecOptions, Manager, ManagerConfig, OverlayDriver, SnapshotOptions, Vessel};
 
 use crate::testkit::random::Random;
 use crate::testkit::{Store, wait_until};
@@ -77,7 +77,8 @@ fn does_as_it_is_told() {
         let manager = Manager::new(config).await.unwrap();
         let vessel = manager.open_vessel(&id).await.unwrap();
         match task.as_str() {
-            "snapshot" => snapshot_for_ever(&vessel).await,
+            "snapshot" => snapshot_for_ever(&vessel, &SnapshotOptions::new("")).await,
+            "seal" => snapshot_for_ever(&vessel, &SnapshotOptions::new("").sealed()).await,
             "restore" => restore_for_ever(&vessel).await,
             "open" => open_for_ever(&manager, &id).await,
             other => exec(&vessel, other).await,
@@ -94,12 +95,14 @@ async fn write(vessel: &Vessel, value: &str) {
     say("wrote", value);
 }
 
-async fn snapshot_for_ever(vessel: &Vessel) -> ! {
+async fn snapshot_for_ever(vessel: &Vessel, options: &SnapshotOptions) -> ! {
     let base = Random::new().next();
     for round in 0u64.. {
         let value = format!("{base:x}-{round}");
         write(vessel, &value).await;
-        vessel.create_snapshot(&value).await.unwrap();
+        let mut options = options.clone();
+        options.message.clone_from(&value);
+        vessel.create_snapshot_with(options).await.unwrap();
         say("made", &value);
     }
     unreachable!("nobody counts so far")

@@ -209,6 +209,7 @@ async fn what_waits_survives_garbage_collection(store: &Store) {
     let packing = store.manager().await;
     packing.collect_garbage().await.unwrap();
     until("both are stored", async || in_storage(store, &vessel).snapshots.len() == 2).await;
+    packing.close().await.unwrap();
 }
 
 fn lines(store: &Store, args: &[&str]) -> String {

@@ -66,7 +66,7 @@ fn directory(level: &Level, to: BorrowedFd<'_>, name: &CStr, depth: usize) -> Re
             rustix::fs::statat(top, &name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed("stat", &name))?;
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => {
-                directory(&child(level, &name, &at, depth)?, made.as_fd(), &name, depth + 1)?
+                directory(&child(level, &name, &at, depth)?, made.as_fd(), &name, depth + 1)?;
             }
             // The overlay would list it where there is nothing to hide.
             FileType::CharacterDevice if stat.st_rdev == 0 && !hides => {}

@@ -3,10 +3,13 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::io::AsyncReadExt;
+use tokio::sync::oneshot;
 
 use super::*;
+use crate::vessel::pump;
 
 /// What a storage sees of a packer that writes `bytes` and then says `verdict`.
 async fn seen(bytes: &[u8], verdict: Option<u64>) -> (std::io::Result<Vec<u8>>, bool) {
