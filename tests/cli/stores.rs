@@ -59,7 +59,11 @@ fn no_home_is_needed_when_the_store_is_named() {
     let shell = Shell::new();
     let id = shell.vessel();
     let bare = |args: &[&str]| {
-        let call = Call::new("env").args(["-i", "VESSELRT_IDLE=0"]).arg(testkit::bin()).arg("--root").arg(shell.root());
+        let call = Call::new("env")
+            .args(["-i", "VESSELRT_IDLE=0"])
+            .arg(testkit::bin())
+            .arg("--root")
+            .arg(shell.root());
         call.args(args).run()
     };
     let done = bare(&["exec", &id, "--", "echo", "bare"]);

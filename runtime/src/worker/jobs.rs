@@ -46,7 +46,8 @@ pub(super) fn run(job: Job, fds: Vec<OwnedFd>, socket: &UnixStream) -> Result<Jo
             };
             let lowers = lowers.iter().map(open).collect::<Result<Vec<_>, _>>()?;
             let lowers: Vec<BorrowedFd<'_>> = lowers.iter().map(AsFd::as_fd).collect();
-            let options = UnpackOptions { allow_missing_end: !strict, ..options(Dialect::Oci)? };
+            let options =
+                UnpackOptions { allow_missing_end: !strict, all_below: true, ..options(Dialect::Oci)? };
             layer::unpack_incoming(File::from(stream), compression, most, dest.as_fd(), &lowers, &options)
                 .map(arrived)
                 .map_err(|e| blob_fault("unpack an image layer", &e))
@@ -65,28 +66,9 @@ pub(super) fn run(job: Job, fds: Vec<OwnedFd>, socket: &UnixStream) -> Result<Jo
         Job::MeasureTrees { trees } => measure(&fds, &trees),
         Job::Look { format, paths } => look(exactly(fds)?, format, &paths),
         Job::CopyFile { path } => copy_file(exactly(fds)?, &path),
-        Job::CompareLayer { name } => {
-            let [layers, expected] = exactly(fds)?;
-            let actual = open_lowers(&layers, std::slice::from_ref(&name))?;
-            layer::compare_trees(expected.as_fd(), actual[0].as_fd())
-                .map(|found| JobDone::LayerCompared { different: found.different, examples: found.examples })
-                .map_err(|e| Fault::io(format!("compare the layer {name}"), &e))
-        }
-        Job::PackSealed { format } => {
-            let [layer, out] = exactly(fds)?;
-            let options = PackOptions::new(Dialect::Snapshot, format);
-            layer::pack_snapshot(tree_of(&layer)?.as_fd(), File::from(out), &options)
-                .map(|packed| JobDone::Packed(described(packed)))
-                .map_err(|e| pack_fault("pack a sealed layer", &e))
-        }
-        Job::MergeLayers { layers, sealed, image } => {
-            let [sealed_layers, image_layers, dest] = exactly(fds)?;
-            raise_descriptor_limit();
-            let mut below = open_lowers(&sealed_layers, &sealed)?;
-            below.extend(open_lowers(&image_layers, &image)?);
-            let layers = open_trees(&sealed_layers, &layers)?;
-            layer::merge(layers, below, dest.as_fd(), c"fs").map(|()| JobDone::Merged)
-        }
+        Job::CompareLayer { name } => compare_layer(exactly(fds)?, &name),
+        Job::PackSealed { format } => pack_sealed(exactly(fds)?, format),
+        Job::MergeLayers { layers, sealed, image } => merge_layers(exactly(fds)?, &layers, &sealed, &image),
         Job::RemoveTree { name } => {
             let [parent] = exactly(fds)?;
             layer::remove_tree(parent.as_fd(), name.as_ref())
@@ -100,6 +82,26 @@ pub(super) fn run(job: Job, fds: Vec<OwnedFd>, socket: &UnixStream) -> Result<Jo
             .map(JobDone::Contents)
             .map_err(|e| e.fault("read what was compared")),
     }
+}
+
+fn compare_layer([layers, expected]: [OwnedFd; 2], name: &str) -> Result<JobDone, Fault> {
+    let actual = open_lower(&layers, name)?;
+    layer::compare_trees(expected.as_fd(), actual.as_fd())
+        .map(|found| JobDone::LayerCompared { different: found.different, examples: found.examples })
+        .map_err(|e| Fault::io(format!("compare the layer {name}"), &e))
+}
+
+fn merge_layers(
+    [sealed_layers, image_layers, dest]: [OwnedFd; 3],
+    layers: &[String],
+    sealed: &[String],
+    image: &[String],
+) -> Result<JobDone, Fault> {
+    raise_descriptor_limit();
+    let mut below = open_lowers(&sealed_layers, sealed)?;
+    below.extend(open_lowers(&image_layers, image)?);
+    let layers = open_trees(&sealed_layers, layers)?;
+    layer::merge(layers, below, dest.as_fd(), c"fs").map(|()| JobDone::Merged)
 }
 
 fn look([layer]: [OwnedFd; 1], format: TreeFormat, paths: &[Vec<u8>]) -> Result<JobDone, Fault> {
@@ -134,6 +136,13 @@ fn pack_tree([tree, out]: [OwnedFd; 2]) -> Result<JobDone, Fault> {
     layer::pack_snapshot(tree.as_fd(), File::from(out), &options)
         .map(|packed| JobDone::Packed(described(packed)))
         .map_err(|e| pack_fault("pack a directory", &e))
+}
+
+fn pack_sealed([layer, out]: [OwnedFd; 2], format: TreeFormat) -> Result<JobDone, Fault> {
+    let options = PackOptions::new(Dialect::Snapshot, format);
+    layer::pack_snapshot(open_tree(&layer)?.as_fd(), File::from(out), &options)
+        .map(|packed| JobDone::Packed(described(packed)))
+        .map_err(|e| pack_fault("pack a sealed layer", &e))
 }
 
 fn pack_layer(
@@ -189,12 +198,6 @@ fn exactly<const N: usize>(fds: Vec<OwnedFd>) -> Result<[OwnedFd; N], Fault> {
 }
 
 fn open_tree(layer: &OwnedFd) -> Result<OwnedFd, Fault> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(layer, "fs", flags, Mode::empty())
-        .map_err(|e| Fault::io("open the tree of a layer", &e.into()))
-}
-
-fn tree_of(layer: &OwnedFd) -> Result<OwnedFd, Fault> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::openat(layer, "fs", flags, Mode::empty())
         .map_err(|e| Fault::io("open the tree of a layer", &e.into()))
