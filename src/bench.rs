@@ -270,9 +270,10 @@ fn lanes(benchmark: Benchmark, lab: &Shared) -> Outcome<Vec<Lane>> {
             Lane::command(EXEC, commands::Command::new(lab, commands::Verb::Exec)),
         ],
         Benchmark::Run => vec![Lane::command(RUN, commands::Command::new(lab, commands::Verb::Run))],
-        Benchmark::Snapshot => {
-            vec![Lane::library(LIBRARY, snapshot::Snapshot::new(lab, snapshot::Kind::Durable))]
-        }
+        Benchmark::Snapshot => vec![
+            Lane::library(LIBRARY, snapshot::Snapshot::new(lab, snapshot::Kind::Durable)),
+            Lane::library("vesselrt --fast (library)", snapshot::Snapshot::new(lab, snapshot::Kind::Sealed)),
+        ],
         Benchmark::Pack => vec![Lane::library(LIBRARY, archive::Pack::new(lab))],
         Benchmark::Unpack => vec![Lane::library(LIBRARY, archive::Unpack::new(lab))],
         Benchmark::Restore => vec![

@@ -215,8 +215,10 @@ fn the_curves_are_drawn() {
     for curve in curves {
         let points = curve["points"].as_array().unwrap();
         let at: Vec<u64> = points.iter().map(|point| point["at"].as_u64().unwrap()).collect();
-        let expected: &[u64] = match curve["panel"].as_str().unwrap() {
-            "size" => &[1000, 10_000, 20_000],
+        let expected: &[u64] = match (curve["panel"].as_str().unwrap(), curve["name"].as_str().unwrap()) {
+            ("size", _) => &[1000, 10_000, 20_000],
+            (_, "snapshot") => &[1, 3],
+            (_, "sealed snapshot") => &[2, 4],
             _ => &[1, 2, 3, 4],
         };
         assert_eq!(at, expected, "{curve}");
@@ -226,7 +228,7 @@ fn the_curves_are_drawn() {
     let elements = elements(&svg);
     assert_eq!(elements[0], "svg");
     assert_eq!(count(&elements, "polyline"), curves.len());
-    assert!(curves.len() >= 6 && count(&elements, "text") > 10, "{svg}");
+    assert!(curves.len() >= 8 && count(&elements, "text") > 10, "{svg}");
 }
 
 #[test]

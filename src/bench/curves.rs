@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use vesselrt::Vessel;
 
 use super::lab::Shared;
-use super::ours::snapshot::{Kind, take};
+use super::ours::snapshot::{Kind, stored, take};
 use super::race::Interrupted;
 use super::report::{Curve, Panel, Point, millis};
 use super::stats::Times;
@@ -99,21 +99,24 @@ async fn over_size(
     let mut curves = Curves::new(Panel::Size);
     for &size in sizes {
         let data = filler(usize::try_from(size).unwrap_or(usize::MAX));
-        let (mut snapshots, mut restores) = (Vec::new(), Vec::new());
+        let (mut snapshots, mut sealed, mut restores) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
             if told("cost against size") {
                 return Ok(Err(Interrupted));
             }
+            for (kind, times) in [(Kind::Sealed, &mut sealed), (Kind::Durable, &mut snapshots)] {
+                vessel.write_file(FILE, &data, 0o644).await?;
+                lab.settle().await?;
+                let (took, made) = timed(take(vessel, kind)).await?;
+                times.push(took);
+                stored(vessel, kind, &made).await?;
+            }
             vessel.write_file(FILE, &data, 0o644).await?;
             lab.settle().await?;
-            let (took, made) = timed(take(vessel, Kind::Durable)).await?;
-            snapshots.push(took);
-            vessel.write_file(FILE, &data, 0o644).await?;
-            lab.settle().await?;
-            restores.push(timed(async { Ok(vessel.restore_snapshot(&made.id).await?) }).await?.0);
+            restores.push(timed(restore(vessel)).await?.0);
             lab.manager.close().await?;
         }
-        for (name, times) in [("snapshot", snapshots), ("restore", restores)] {
+        for (name, times) in [("snapshot", snapshots), ("sealed snapshot", sealed), ("restore", restores)] {
             if let Some(median) = Times::new(times).median() {
                 curves.add(name, size, median);
             }
@@ -137,17 +140,27 @@ async fn over_chain(
         }
         vessel.write_file(FILE, &data, 0o644).await?;
         lab.settle().await?;
-        let (took, made) = timed(take(vessel, Kind::Durable)).await?;
+        // In turns: each makes the chain one longer.
+        let (name, kind) =
+            if length % 2 == 1 { ("snapshot", Kind::Durable) } else { ("sealed snapshot", Kind::Sealed) };
+        let (took, made) = timed(take(vessel, kind)).await?;
+        stored(vessel, kind, &made).await?;
         let mut add = |name, took| curves.add(name, length.into(), took);
-        add("snapshot", took);
+        add(name, took);
         add("exec", timed(async { Ok(vessel.exec(lab.nothing()).await?) }).await?.0);
         add("read a file of the first", timed(async { Ok(vessel.read_file(FIRST).await?) }).await?.0);
         vessel.write_file(FILE, &data, 0o644).await?;
         lab.settle().await?;
-        add("restore", timed(async { Ok(vessel.restore_snapshot(&made.id).await?) }).await?.0);
+        add("restore", timed(restore(vessel)).await?.0);
         lab.manager.close().await?;
     }
     Ok(Ok(curves))
+}
+
+/// Goes back to the last snapshot.
+async fn restore(vessel: &Vessel) -> Outcome {
+    let current = vessel.manifest().current_snapshot_id;
+    Ok(vessel.restore_snapshot(&current).await?)
 }
 
 async fn timed<T>(work: impl Future<Output = Outcome<T>>) -> Outcome<(Duration, T)> {

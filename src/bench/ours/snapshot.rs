@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use async_trait::async_trait;
-use vesselrt::{SnapshotManifest, Vessel};
+use vesselrt::{SnapshotManifest, SnapshotOptions, Vessel};
 
 use super::super::lab::Shared;
 use super::super::race::{Clock, Entrant};
@@ -13,6 +13,8 @@ use crate::cli::{Failure, Outcome};
 pub(crate) enum Kind {
     /// Its archive is stored and verified.
     Durable,
+    /// Its layer is on disk; the archive comes later.
+    Sealed,
 }
 
 /// One snapshot of a new vessel a round.
@@ -34,6 +36,7 @@ impl Entrant for Snapshot {
         self.end().await;
         let vessel = self.vessel.insert(self.lab.vessel_with_tree().await?);
         let made = clock.time(take(vessel, self.kind)).await?;
+        stored(vessel, self.kind, &made).await?;
         let size = archived(&self.lab, &made).await;
         self.end().await;
         Ok(size)
@@ -53,7 +56,19 @@ impl Entrant for Snapshot {
 pub(crate) async fn take(vessel: &Vessel, kind: Kind) -> Outcome<SnapshotManifest> {
     match kind {
         Kind::Durable => Ok(vessel.create_snapshot("bench").await?),
+        Kind::Sealed => Ok(vessel.create_snapshot_with(SnapshotOptions::new("bench").sealed()).await?),
     }
+}
+
+/// Waits for the archive of a snapshot that did not, so that it is not packed while something else is timed.
+///
+/// # Errors
+/// Those of the vessel.
+pub(crate) async fn stored(vessel: &Vessel, kind: Kind, made: &SnapshotManifest) -> Outcome {
+    if kind == Kind::Sealed {
+        vessel.wait_snapshot(&made.id).await?;
+    }
+    Ok(())
 }
 
 /// Bytes of its archive, where the store has it as a file.
