@@ -34,7 +34,7 @@ use clap::ValueEnum;
 use tokio::sync::watch;
 
 use self::lab::{Lab, Shared};
-use self::ours::{archive, commands, import, restore, snapshot};
+use self::ours::{archive, commands, fork, import, restore, snapshot};
 use self::peers::Peers;
 use self::race::{Course, Interrupted, Lane};
 use self::report::{Host, Race, Report, Status, Tree, Work};
@@ -64,6 +64,8 @@ pub(crate) enum Benchmark {
     RestoreArchive,
     /// Import the tree as an image, compressed by gzip
     Import,
+    /// Fork a vessel with the tree, and run `true` in the fork
+    Fork,
 }
 
 impl Benchmark {
@@ -77,6 +79,7 @@ impl Benchmark {
             Self::Restore => "restore",
             Self::RestoreArchive => "restore-archive",
             Self::Import => "import",
+            Self::Fork => "fork",
         }
     }
 
@@ -90,6 +93,7 @@ impl Benchmark {
             Self::Restore => "restore on the same host",
             Self::RestoreArchive => "restore from the archive",
             Self::Import => "import the tree as an image (gzip)",
+            Self::Fork => "fork, and run `true` in the fork",
         }
     }
 
@@ -109,7 +113,7 @@ impl Benchmark {
 
     /// Ours does too, so that bytes a second mean something.
     fn grows_with_the_tree(self) -> bool {
-        self.moves_the_tree() && self != Self::Restore
+        self.moves_the_tree() && !matches!(self, Self::Restore | Self::Fork)
     }
 }
 
@@ -282,6 +286,11 @@ fn lanes(benchmark: Benchmark, lab: &Shared) -> Outcome<Vec<Lane>> {
         ],
         Benchmark::RestoreArchive => vec![Lane::library(LIBRARY, restore::Rebuild::new(lab))],
         Benchmark::Import => vec![Lane::library(LIBRARY, import::Import::new(lab))],
+        Benchmark::Fork => vec![
+            Lane::library(LIBRARY, fork::Fork::new(lab, fork::Kind::AndExec)),
+            Lane::library("vesselrt, without exec", fork::Fork::new(lab, fork::Kind::Alone)),
+            Lane::library("vesselrt, 100 forks at once", fork::Fork::new(lab, fork::Kind::Hundred)),
+        ],
     };
     lanes.extend(lab.peers.lanes(benchmark, lab));
     Ok(lanes)

@@ -88,7 +88,7 @@ fn tar(benchmark: Benchmark, lab: &Shared) -> Vec<Lane> {
             vec![lane("zstd -d | tar -x", "zstd", Archive::Unpack)]
         }
         Benchmark::Import => vec![lane("tar -xz", "gzip", Archive::Gunzip)],
-        Benchmark::Exec | Benchmark::Run => Vec::new(),
+        _ => Vec::new(),
     }
 }
 
@@ -99,7 +99,7 @@ fn umoci(benchmark: Benchmark, lab: &Shared) -> Vec<Lane> {
         Benchmark::Unpack | Benchmark::RestoreArchive | Benchmark::Import => {
             lane("umoci unpack", Layout::Unpack)
         }
-        Benchmark::Exec | Benchmark::Run | Benchmark::Restore => Vec::new(),
+        _ => Vec::new(),
     }
 }
 
@@ -110,7 +110,7 @@ fn podman(benchmark: Benchmark, lab: &Shared) -> Vec<Lane> {
         Benchmark::Run => lane("podman run --rm", podman::Work::Run),
         Benchmark::Snapshot => lane("podman commit", podman::Work::Commit),
         Benchmark::Import => lane("podman import", podman::Work::Import),
-        Benchmark::Pack | Benchmark::Unpack | Benchmark::Restore | Benchmark::RestoreArchive => Vec::new(),
+        _ => Vec::new(),
     }
 }
 
@@ -124,7 +124,7 @@ fn containerd(benchmark: Benchmark, lab: &Shared) -> Vec<Lane> {
         Benchmark::Run => lane("ctr run --rm", containerd::Work::Run),
         Benchmark::Snapshot => lane("ctr snapshot diff (gzip)", containerd::Work::Diff),
         Benchmark::Import => lane("ctr image import", containerd::Work::Import),
-        Benchmark::Pack | Benchmark::Unpack | Benchmark::Restore | Benchmark::RestoreArchive => Vec::new(),
+        _ => Vec::new(),
     }
 }
 
