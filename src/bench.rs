@@ -34,7 +34,7 @@ use clap::ValueEnum;
 use tokio::sync::watch;
 
 use self::lab::{Lab, Shared};
-use self::ours::{archive, commands, fork, import, restore, snapshot};
+use self::ours::{archive, commands, diff, fork, import, restore, snapshot};
 use self::peers::Peers;
 use self::race::{Course, Interrupted, Lane};
 use self::report::{Host, Race, Report, Status, Tree, Work};
@@ -64,6 +64,8 @@ pub(crate) enum Benchmark {
     RestoreArchive,
     /// Import the tree as an image, compressed by gzip
     Import,
+    /// List what the tree changed in a vessel
+    Diff,
     /// Fork a vessel with the tree, and run `true` in the fork
     Fork,
 }
@@ -79,6 +81,7 @@ impl Benchmark {
             Self::Restore => "restore",
             Self::RestoreArchive => "restore-archive",
             Self::Import => "import",
+            Self::Diff => "diff",
             Self::Fork => "fork",
         }
     }
@@ -93,6 +96,7 @@ impl Benchmark {
             Self::Restore => "restore on the same host",
             Self::RestoreArchive => "restore from the archive",
             Self::Import => "import the tree as an image (gzip)",
+            Self::Diff => "list what the tree changed",
             Self::Fork => "fork, and run `true` in the fork",
         }
     }
@@ -286,6 +290,7 @@ fn lanes(benchmark: Benchmark, lab: &Shared) -> Outcome<Vec<Lane>> {
         ],
         Benchmark::RestoreArchive => vec![Lane::library(LIBRARY, restore::Rebuild::new(lab))],
         Benchmark::Import => vec![Lane::library(LIBRARY, import::Import::new(lab))],
+        Benchmark::Diff => vec![Lane::library(LIBRARY, diff::Diff::new(lab))],
         Benchmark::Fork => vec![
             Lane::library(LIBRARY, fork::Fork::new(lab, fork::Kind::AndExec)),
             Lane::library("vesselrt, without exec", fork::Fork::new(lab, fork::Kind::Alone)),

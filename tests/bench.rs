@@ -15,8 +15,8 @@ use crate::testkit::caps::which;
 use crate::testkit::{self, Cap, need};
 
 /// Everything there is to measure.
-const ALL: [&str; 9] =
-    ["exec", "run", "snapshot", "pack", "unpack", "restore", "restore-archive", "import", "fork"];
+const ALL: [&str; 10] =
+    ["exec", "run", "snapshot", "pack", "unpack", "restore", "restore-archive", "import", "diff", "fork"];
 
 /// A directory beside which the bench makes its store, and in which it may leave nothing.
 struct Place {

@@ -3,6 +3,7 @@
 
 pub(super) mod archive;
 pub(super) mod commands;
+pub(super) mod diff;
 pub(super) mod fork;
 pub(super) mod import;
 pub(super) mod restore;

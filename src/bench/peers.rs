@@ -109,6 +109,7 @@ fn podman(benchmark: Benchmark, lab: &Shared) -> Vec<Lane> {
         Benchmark::Exec => lane("podman exec", podman::Work::Exec),
         Benchmark::Run => lane("podman run --rm", podman::Work::Run),
         Benchmark::Snapshot => lane("podman commit", podman::Work::Commit),
+        Benchmark::Diff => lane("podman diff", podman::Work::Diff),
         Benchmark::Import => lane("podman import", podman::Work::Import),
         _ => Vec::new(),
     }

@@ -23,6 +23,8 @@ pub(crate) enum Work {
     Commit,
     /// `import` of the tree.
     Import,
+    /// `diff` of a container into which the tree was copied.
+    Diff,
 }
 
 const IMAGE: &str = "localhost/bench:1";
@@ -96,7 +98,18 @@ impl Kit {
             let start = self.container(ground, &["run", "-d", "--name", CONTAINER]);
             ground.run(&start.args([IMAGE, "/bin/sleep", "900"])).await?;
         }
+        if self.work == Work::Diff {
+            self.container_with_tree(ground).await?;
+        }
         Ok(())
+    }
+
+    async fn container_with_tree(&self, ground: &mut Ground) -> Outcome {
+        let (tree, _) = self.lab.tree().await?;
+        let create = self.container(ground, &["create", "--name", CONTAINER]).args([IMAGE, "/bin/true"]);
+        ground.run(&create).await?;
+        let copy = self.podman(ground).arg("cp").arg(tree).arg(format!("{CONTAINER}:/work"));
+        ground.run(&copy).await
     }
 
     async fn round(&self, ground: &mut Ground, clock: &mut Clock) -> Outcome {
@@ -109,6 +122,10 @@ impl Kit {
                 let command = self.container(ground, &["run", "--rm"]).args([IMAGE, "/bin/true"]);
                 clock.time(ground.run(&command)).await
             }
+            Work::Diff => {
+                let diff = self.podman(ground).args(["diff", CONTAINER]);
+                clock.time(ground.run(&diff)).await
+            }
             Work::Commit => self.commit(ground, clock).await,
             Work::Import => {
                 let import = self.podman(ground).args(["import", "-q"]).arg(self.lab.gzip().await?).arg(MADE);
@@ -120,11 +137,7 @@ impl Kit {
     }
 
     async fn commit(&self, ground: &mut Ground, clock: &mut Clock) -> Outcome {
-        let (tree, _) = self.lab.tree().await?;
-        let create = self.container(ground, &["create", "--name", CONTAINER]).args([IMAGE, "/bin/true"]);
-        ground.run(&create).await?;
-        let copy = self.podman(ground).arg("cp").arg(tree).arg(format!("{CONTAINER}:/work"));
-        ground.run(&copy).await?;
+        self.container_with_tree(ground).await?;
         self.lab.settle().await?;
         let commit = self.podman(ground).args(["commit", "-q", CONTAINER, MADE]);
         clock.time(ground.run(&commit)).await?;
