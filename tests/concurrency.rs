@@ -46,9 +46,10 @@ async fn a_second_manager_joins_the_running_shim(store: &Store) {
     assert_eq!(one.list_snapshots().await.unwrap(), std::slice::from_ref(&snapshot));
     two.restore_snapshot(&snapshot.id).await.unwrap();
     assert_eq!(one.read_file("f").await.unwrap(), b"from one");
-    // What one runs keeps the other from a snapshot too.
+    // What one runs keeps the other from exchanging the layers, and is in its snapshots.
     let running = one.spawn(ExecOptions::new(["sleep", "1000"])).await.unwrap();
-    fails(two.create_snapshot("").await, &ErrorKind::Conflict);
+    fails(two.restore_snapshot(&snapshot.id).await, &ErrorKind::Conflict);
+    assert!(two.create_snapshot("").await.unwrap().pause_ms.is_some());
     drop(running);
     one.close().await.unwrap();
     two.close().await.unwrap();

@@ -42,6 +42,8 @@ use crate::id::random_bytes;
 use crate::pipe::{BlockingReader, pump, to_blocking};
 
 const MANIFEST: &str = "vessel.dat";
+/// Instead of it, for a vessel that is thrown away after use.
+const VOLATILE: &str = "volatile.dat";
 const SNAPSHOTS: &str = "snapshots";
 const VESSELS: &str = "vessels";
 const IMAGES: &str = "images";
@@ -216,7 +218,7 @@ impl Shared {
     fn save_manifest(&self, id: &str, manifest: &[u8], durable: bool) -> Result<()> {
         if !durable {
             let dir = self.vessels.make_subdir_unsynced(id)?;
-            return replace_unsynced(&dir, MANIFEST, manifest);
+            return replace_unsynced(&dir, VOLATILE, manifest);
         }
         let dir = self.vessels.make_subdir(id)?;
         sweep(&dir)?;
@@ -226,8 +228,12 @@ impl Shared {
     fn load_manifest(&self, id: &str) -> Result<Vec<u8>> {
         let missing = || StorageError::not_found(format!("manifest of vessel {id}"));
         let dir = self.vessels.subdir(id)?.ok_or_else(missing)?;
-        // An empty one is what a power cut left of a volatile vessel's.
-        dir.read_file(MANIFEST, MAX_MANIFEST_BYTES)?.filter(|bytes| !bytes.is_empty()).ok_or_else(missing)
+        if let Some(manifest) = dir.read_file(MANIFEST, MAX_MANIFEST_BYTES)? {
+            return Ok(manifest);
+        }
+        // An empty one is what a power cut left.
+        let volatile = dir.read_file(VOLATILE, MAX_MANIFEST_BYTES)?.filter(|bytes| !bytes.is_empty());
+        volatile.ok_or_else(missing)
     }
 
     fn save_snapshot(&self, vessel: &str, snapshot: &str, body: BlockingReader) -> Result<()> {
@@ -302,6 +308,7 @@ impl Shared {
     fn delete_volatile_vessel(&self, id: &str) -> Result<()> {
         let Some(dir) = self.vessels.subdir(id)? else { return Ok(()) };
         dir.remove_file(MANIFEST)?;
+        dir.remove_file(VOLATILE)?;
         match self.vessels.remove_empty_dir(id)? {
             true => Ok(()),
             // It has snapshots.
@@ -324,7 +331,10 @@ impl Shared {
     /// deleted.
     fn has_manifest(&self, id: &str) -> Result<bool> {
         let found = match self.vessels.subdir(id) {
-            Ok(Some(dir)) => dir.open_file(MANIFEST).map(|file| file.is_some_and(|(_, size)| size > 0)),
+            Ok(Some(dir)) => dir.open_file(MANIFEST).and_then(|file| match file {
+                Some(_) => Ok(true),
+                None => Ok(dir.open_file(VOLATILE)?.is_some_and(|(_, size)| size > 0)),
+            }),
             Ok(None) => return Ok(false),
             Err(error) => Err(error),
         };

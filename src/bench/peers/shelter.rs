@@ -168,12 +168,21 @@ mod tests {
         assert_eq!(run(mount).await, Some(0));
         assert_eq!(run(Cmd::bash("sleep 1234 >/dev/null 2>&1 & echo $0 >m/f", [""; 0])).await, Some(0));
         assert!(!dir.path().join("m/f").exists(), "the mount is seen outside");
-        let below = super::super::super::memory::descendants(std::process::id());
         let sleeping = |pid: &u32| {
             let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             line == b"sleep\x001234\x00"
         };
-        let sleeper = below.into_iter().find(sleeping).expect("it sleeps");
+        // The shell may not have become it yet.
+        let mut sleeper = None;
+        for _ in 0..500 {
+            let below = super::super::super::memory::descendants(std::process::id());
+            sleeper = below.into_iter().find(sleeping);
+            if sleeper.is_some() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let sleeper = sleeper.expect("it sleeps");
         shelter.end().await;
         for _ in 0..100 {
             if !sleeping(&sleeper) {

@@ -87,8 +87,9 @@ pub(super) async fn archives_are_listed(storage: &dyn Storage) -> Verdict {
     let case = "archives are listed";
     let Some(none) = need(case, storage.list_archives("v")).await? else { return Ok(()) };
     expect(case, &0, &none.len())?;
-    for id in ["a", "b.c"] {
-        need(case, storage.save_snapshot("v", id, body(&[7; 5000]))).await?;
+    // Those that are the same may be kept once.
+    for (id, content) in [("a", 7), ("b.c", 8)] {
+        need(case, storage.save_snapshot("v", id, body(&[content; 5000]))).await?;
     }
     let listed = need(case, storage.list_archives("v")).await?.unwrap_or_default();
     let mut ids: Vec<&str> = listed.iter().map(|archive| archive.snapshot_id.as_str()).collect();

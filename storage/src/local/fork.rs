@@ -111,7 +111,9 @@ impl Shared {
             let modified = meta.modified().map_err(|e| StorageError::io("stat", dir.path_of(&name), e))?;
             // stat(2) counts blocks of 512 bytes whatever the file system's are.
             let usage = ArchiveUsage::new(id, meta.blocks().saturating_mul(512), modified);
-            archives.push(usage.kept_as((meta.dev(), meta.ino()), meta.nlink()));
+            let holders =
+                self.twins.holders(&file).map_err(|e| StorageError::io("read", dir.path_of(&name), e))?;
+            archives.push(usage.kept_as((meta.dev(), meta.ino()), holders));
         }
         Ok(archives)
     }

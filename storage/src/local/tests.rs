@@ -349,3 +349,22 @@ fn many_who_save_and_delete_the_same_at_once_do_not_disturb_each_other() {
     storage.shared.twins.sweep().unwrap();
     assert_eq!(twins(tmp.path()), 0);
 }
+
+#[tokio::test]
+async fn a_volatile_vessel_is_there_until_it_is_deleted_or_the_power_is_cut() {
+    let tmp = tempfile::tempdir().unwrap();
+    let storage = LocalStorage::new(tmp.path()).unwrap();
+    storage.save_volatile_manifest("v", b"{}").await.unwrap();
+    assert_eq!(storage.load_vessel_manifest("v").await.unwrap(), b"{}");
+    assert_eq!(storage.list_vessels().await.unwrap(), ["v"]);
+    // Its name came to the disk, its content did not.
+    std::fs::write(tmp.path().join("vessels/v/volatile.dat"), "").unwrap();
+    assert!(storage.list_vessels().await.unwrap().is_empty());
+    assert_eq!(storage.load_vessel_manifest("v").await.unwrap_err().kind(), StorageErrorKind::NotFound);
+    // It was worth keeping after all.
+    storage.save_volatile_manifest("v", b"{}").await.unwrap();
+    storage.save_vessel_manifest("v", b"{1}").await.unwrap();
+    assert_eq!(storage.load_vessel_manifest("v").await.unwrap(), b"{1}");
+    storage.delete_volatile_vessel("v").await.unwrap();
+    assert!(!tmp.path().join("vessels/v").exists());
+}

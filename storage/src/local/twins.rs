@@ -85,6 +85,13 @@ impl Twins {
         Ok(())
     }
 
+    /// How many snapshots have the archive `file`.
+    pub(super) fn holders(&self, file: &File) -> io::Result<u64> {
+        let links = file.metadata()?.nlink();
+        let twin = self.0.open_file(&key_of(file)?).ok().flatten();
+        Ok(links - u64::from(twin.is_some_and(|(twin, _)| is_same_file(&twin, file))).min(links))
+    }
+
     /// Removes the second name of `file` if it has `links` names. One that stays only takes room.
     pub(super) fn forget(&self, file: &File, links: u64) {
         let forget = || -> io::Result<()> {
