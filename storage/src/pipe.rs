@@ -1,6 +1,6 @@
 //! Bytes between the async world and blocking code: bounded channels with an explicit end.
 //!
-//! A producer that disappears without saying [`Piece::End`] is an error to the consumer: truncation is never
+//! A producer that disappears without saying `Piece::End` is an error to the consumer: truncation is never
 //! taken for the end. A consumer that disappears is an error to the producer: nothing hangs.
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! [`Allowance`]: how far a blob may expand, and how long it may take.
+//! `Allowance`: how far a blob may expand, and how long it may take.
 //!
 //! Counts of bytes and entries alone let ten megabytes cost hours: a compressed layer of nothing but zeros, or of two million
 //! names at the end of the longest paths.
