@@ -13,6 +13,8 @@ use crate::testkit::{BASE, Cap, Store, leftovers, need, tests};
 
 tests!(
     a_snapshot_meets_faults_at_every_step,
+    a_sealed_snapshot_meets_faults_at_every_step,
+    a_garbage_collection_meets_faults_at_every_step,
     a_restore_meets_faults_at_every_step,
     a_removal_of_a_snapshot_meets_faults_at_every_step,
     a_deletion_of_a_vessel_meets_faults_at_every_step,
@@ -174,6 +176,7 @@ async fn restorable(store: &Store, manager: &Manager, id: &str, what: &str) {
     }
     for archives_alone in [false, true] {
         if archives_alone {
+            manager.wait_snapshot(id, None).await.unwrap_or_else(|e| panic!("{what}: {e}"));
             forget_layers(store, id);
         }
         let vessel = manager.open_vessel(id).await.unwrap_or_else(|e| panic!("{what}: {e}"));
@@ -207,6 +210,22 @@ async fn a_snapshot_meets_faults_at_every_step(store: &Store) {
         },
     )
     .await;
+}
+
+async fn a_sealed_snapshot_meets_faults_at_every_step(store: &Store) {
+    sweep(
+        store,
+        &Operation {
+            args: &["snapshot", "create", "ID", "-m", "three", "--fast"],
+            states: &[Some("three")],
+            listed: &[&["one", "two"], &["one", "two", "three"]],
+        },
+    )
+    .await;
+}
+
+async fn a_garbage_collection_meets_faults_at_every_step(store: &Store) {
+    sweep(store, &Operation { args: &["gc"], states: &[Some("three")], listed: &[&["one", "two"]] }).await;
 }
 
 async fn a_restore_meets_faults_at_every_step(store: &Store) {

@@ -10,9 +10,13 @@ use crate::shell::Shell;
 use crate::testkit::canary::Canary;
 use crate::testkit::image::{base_tar, oci_layout};
 
+/// Bytes that a name in a header may have.
+const NAME: usize = 100;
+
 /// Every way in which an archive has ever led its unpacker to `victim`, an absolute path without its first slash.
 fn aimed(victim: &str) -> Vec<(&'static str, Vec<Item>)> {
-    let up = "../".repeat(12);
+    // As far up as the name field of a header allows.
+    let up = "../".repeat(12.min((NAME - "/secret".len()).saturating_sub(victim.len()) / "../".len()));
     let at = |name: &str| format!("{victim}/{name}");
     let link = |target: String| Item::symlink("l", target);
     let absolute = || link(format!("/{victim}"));

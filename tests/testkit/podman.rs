@@ -32,7 +32,8 @@ impl<'a> Podman<'a> {
             "--cgroup-manager=cgroupfs",
             "--events-backend=none",
         ];
-        let mut words = vec!["podman".to_owned(), dir("root", "podman"), dir("runroot", "podman-run")];
+        // Fifty characters are the most that it takes.
+        let mut words = vec!["podman".to_owned(), dir("root", "podman"), dir("runroot", "run")];
         words.extend(fixed.map(str::to_owned));
         // crun refuses hosts that have cgroups of both versions.
         words.extend(caps::which("runc").map(|path| format!("--runtime={}", path.display())));
