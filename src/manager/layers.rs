@@ -22,6 +22,19 @@ use crate::vessel::pump;
 pub(super) const TREE: &str = "fs";
 
 impl ManagerInner {
+    /// The blob of an image layer, and what a worker is to do with it.
+    pub(super) fn unpack_job(&self, layer: &LayerRecord, below: &[String]) -> Result<(std::fs::File, Job)> {
+        let (mut blob, size) = self.content.open_blob(&layer.digest)?;
+        let job = Job::UnpackLayer {
+            size,
+            digest: sha256_hex(&layer.digest)?.to_owned(),
+            compression: compression_of(&mut blob)?,
+            diff_id: sha256_hex(&layer.diff_id)?.to_owned(),
+            lowers: below.to_vec(),
+        };
+        Ok((blob, job))
+    }
+
     /// Unpacks what is not unpacked yet of an image, and says what was left out or changed.
     pub(crate) fn unpack_image(
         &self,
@@ -73,14 +86,7 @@ impl ManagerInner {
         if dirs::exists(layers, chain)? {
             return Ok(Vec::new());
         }
-        let (mut blob, size) = self.content.open_blob(&layer.digest)?;
-        let job = Job::UnpackLayer {
-            size,
-            digest: sha256_hex(&layer.digest)?.to_owned(),
-            compression: compression_of(&mut blob)?,
-            diff_id: sha256_hex(&layer.diff_id)?.to_owned(),
-            lowers: below.to_vec(),
-        };
+        let (blob, job) = self.unpack_job(layer, below)?;
         let (staged, tree) = stage_tree(&self.store)?;
         let done = worker.run(&job, &[blob.as_fd(), layers, tree.as_fd()], progress);
         let warnings = unpacked(done?)?;

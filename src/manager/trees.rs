@@ -11,7 +11,7 @@ use std::sync::Arc;
 use vesselrt_runtime::worker::{Job, JobDone, Worker};
 use vesselrt_storage::{Digest, ImageRecord, LayerRecord};
 
-use super::layers::{TREE, compression_of, sha256_hex};
+use super::layers::{TREE, sha256_hex};
 use super::open::{self, LOCK};
 use super::{ManagerInner, prune};
 use crate::error::{Error, Result};
@@ -123,14 +123,7 @@ impl ManagerInner {
 
     fn unpack_beside(&self, worker: &mut Worker, place: &Place) -> Result<Staged> {
         let Place { layer, below, .. } = place;
-        let (mut blob, size) = self.content.open_blob(&layer.digest)?;
-        let job = Job::UnpackLayer {
-            size,
-            digest: sha256_hex(&layer.digest)?.to_owned(),
-            compression: compression_of(&mut blob)?,
-            diff_id: sha256_hex(&layer.diff_id)?.to_owned(),
-            lowers: below.clone(),
-        };
+        let (blob, job) = self.unpack_job(layer, below)?;
         let staged = Staged::new(&self.store)?;
         let tree = self.store.make_owned(staged.dir(), TREE)?;
         let layers = self.store.image_layers.as_fd();
