@@ -67,6 +67,7 @@ pub use vessel::files::{DirEntry, FileInfo, FileType};
 pub use vessel::session::Running;
 pub use vessel::snapshot::options::SnapshotOptions;
 pub use vessel::snapshot::upkeep::{SnapshotDeletion, SnapshotPruning, SnapshotsDeleted};
+pub use vesselrt_runtime::settings;
 pub use vesselrt_storage::manifest::{SnapshotManifest, SnapshotMode, VesselManifest};
 pub use vesselrt_storage::registry::{self, Kept as CredentialsKept, RegistryConfig};
 pub use vesselrt_storage::{

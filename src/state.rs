@@ -9,14 +9,16 @@
 #![forbid(unsafe_code)]
 
 use serde::{Deserialize, Serialize};
+use vesselrt_runtime::settings::Settings;
 use vesselrt_runtime::shim::protocol::{Driver, MountSpec};
 use vesselrt_storage::manifest::SnapshotManifest;
 
 use crate::error::{Error, ErrorKind, Result};
 
 /// Version of the file that this code writes. The first one knew no snapshots without archives: whoever ignores those
-/// takes the layers of a vessel for ones that were deleted.
-const VERSION: u32 = 2;
+/// takes the layers of a vessel for ones that were deleted. The second knew no settings: whoever ignores those gives a
+/// vessel more than it may have.
+const VERSION: u32 = 3;
 /// The oldest that this code reads.
 const OLDEST: u32 = 1;
 /// A state with some hundred snapshots has some kilobytes.
@@ -84,6 +86,9 @@ pub(crate) struct VesselState {
     /// Snapshots whose archives are not stored yet, in the order of their creation; without checksum and size.
     #[serde(default)]
     pub(crate) packing: Vec<SnapshotManifest>,
+    /// What the commands may use of the host.
+    #[serde(default)]
+    pub(crate) settings: Settings,
 }
 
 impl VesselState {
@@ -97,6 +102,7 @@ impl VesselState {
             driver: None,
             pending: None,
             packing: Vec::new(),
+            settings: Settings::default(),
         }
     }
 
@@ -209,7 +215,7 @@ mod tests {
     fn a_damaged_or_newer_file_is_refused() {
         let good = String::from_utf8(state().to_json()).unwrap();
         for bad in
-            ["{", &good.replace("\"version\":2", "\"version\":3"), &good.replace("\"s1\"", "\"../s1\"")]
+            ["{", &good.replace("\"version\":3", "\"version\":4"), &good.replace("\"s1\"", "\"../s1\"")]
         {
             let error = VesselState::parse("v", bad.as_bytes()).unwrap_err();
             assert_eq!(error.kind(), crate::ErrorKind::IntegrityViolation, "{bad}");

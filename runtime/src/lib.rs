@@ -14,6 +14,7 @@ pub mod layer;
 mod overlay;
 pub mod root;
 pub mod seccomp;
+pub mod settings;
 pub mod shim;
 pub mod spec;
 pub mod subid;

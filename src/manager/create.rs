@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use time::OffsetDateTime;
+use vesselrt_runtime::settings::Settings;
 use vesselrt_runtime::shim::client::Connection;
 use vesselrt_runtime::shim::protocol::{FaultKind, Request};
 use vesselrt_storage::ImageRecord;
@@ -46,6 +47,8 @@ pub struct CreateOptions {
     pub volatile: bool,
     /// When the image is had from its registry.
     pub pull: PullPolicy,
+    /// What its commands may use of the host.
+    pub settings: Settings,
 }
 
 impl CreateOptions {
@@ -58,6 +61,7 @@ impl CreateOptions {
             labels: BTreeMap::new(),
             volatile: false,
             pull: PullPolicy::default(),
+            settings: Settings::default(),
         }
     }
 
@@ -110,7 +114,8 @@ pub(super) async fn create(
     let (own, image) = (Arc::clone(manager), record.clone());
     blocking(move || own.unpack_image(&image, &mut |_| {})).await?;
     let work_dir = paths::work_dir(&options.work_dir, image_work_dir(&record))?;
-    let state = VesselState::new(image_state(&record)?, Vec::new(), options.volatile);
+    let mut state = VesselState::new(image_state(&record)?, Vec::new(), options.volatile);
+    state.settings = options.settings.clone();
     let (id, dir, lock) = take_id(manager, options.id.as_deref(), &state).await?;
     let dir = Arc::new(dir);
     let now = OffsetDateTime::now_utc();

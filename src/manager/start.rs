@@ -70,6 +70,7 @@ fn first(
             version: VERSION,
             mount: state.mount_spec(driver, stack.to_vec()),
             hostname: id.to_owned(),
+            settings: state.settings.clone(),
         };
         match launcher.shim(&config, dirs).map_err(Error::from) {
             Ok(process) => return Ok((driver, process)),

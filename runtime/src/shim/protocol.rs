@@ -9,8 +9,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::settings::Settings;
+
 /// Version of the protocol; a client refuses a shim of another one.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Which program stacks the layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +49,8 @@ pub struct ShimConfig {
     pub mount: MountSpec,
     /// Host name inside.
     pub hostname: String,
+    /// What its commands may use of the host.
+    pub settings: Settings,
 }
 
 /// Who runs a command: names or numbers as in the `User` field of an image configuration, resolved inside the vessel.

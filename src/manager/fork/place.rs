@@ -86,6 +86,7 @@ fn one(manager: &Arc<ManagerInner>, origin: &Origin, id: &str, synced: bool) -> 
     }
     let sealed = origin.chain.iter().rev().map(|snapshot| snapshot.id.clone()).collect();
     let mut state = VesselState::new(origin.state.image.clone(), sealed, false);
+    state.settings = origin.state.settings.clone();
     // What it wrote is in the layers.
     state.driver = origin.state.driver;
     let staged = Staged::new(store)?;
