@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use vesselrt_storage::manifest::{SnapshotManifest, VesselManifest};
 
@@ -38,11 +39,14 @@ pub(crate) fn merged(manifest: &VesselManifest, state: &VesselState) -> VesselMa
 }
 
 /// What of [`merged`] goes into the storage.
-pub(crate) fn stored(merged: &VesselManifest) -> VesselManifest {
-    let mut stored = merged.clone();
+pub(crate) fn stored(merged: &Arc<VesselManifest>) -> Arc<VesselManifest> {
+    if merged.snapshots.iter().all(SnapshotManifest::is_stored) {
+        return Arc::clone(merged);
+    }
+    let mut stored = VesselManifest::clone(merged);
     stored.current_snapshot_id = stored_ancestor(merged, &merged.current_snapshot_id);
     stored.snapshots.retain(SnapshotManifest::is_stored);
-    stored
+    Arc::new(stored)
 }
 
 /// `snapshot` itself or its nearest ancestor that has an archive; empty for the image.
@@ -73,7 +77,7 @@ mod tests {
         let merged = merged(&there, &local);
         assert_eq!(merged.snapshots.iter().map(|s| s.id.as_str()).collect::<Vec<_>>(), ["a", "b", "c"]);
         assert_eq!(merged.current_snapshot_id, "c");
-        assert_eq!(stored(&merged), there);
+        assert_eq!(*stored(&Arc::new(merged)), there);
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub(crate) mod history;
 pub(crate) mod images;
 mod import;
 mod layers;
+mod manifests;
 pub(crate) mod open;
 mod parts;
 pub(crate) mod prune;
@@ -65,6 +66,7 @@ pub(crate) struct ManagerInner {
     launcher: Mutex<Option<Launcher>>,
     /// One lock per reference that is looked up, so that it is imported once.
     imports: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    manifests: manifests::Manifests,
     sweeper: tokio::sync::Mutex<()>,
     /// How many tasks do something in the background for vessels.
     upkeepers: tokio::sync::watch::Sender<usize>,
@@ -188,7 +190,7 @@ impl Manager {
     /// # Errors
     /// [`NotFound`](crate::ErrorKind::NotFound) "vessel not found: …".
     pub async fn vessel_manifest(&self, id: &str) -> Result<VesselManifest> {
-        self.inner.view(id).await
+        Ok(Arc::unwrap_or_clone(self.inner.view(id).await?))
     }
 
     /// Opens a file of a snapshot to be read from its beginning. The vessel is not opened, nothing is restored: the file
@@ -375,6 +377,7 @@ impl ManagerInner {
             client: Mutex::new(None),
             launcher: Mutex::new(None),
             imports: Mutex::default(),
+            manifests: manifests::Manifests::default(),
             sweeper: tokio::sync::Mutex::default(),
             upkeepers: tokio::sync::watch::Sender::default(),
         })
@@ -392,7 +395,7 @@ impl ManagerInner {
 
     /// # Errors
     /// [`NotFound`](crate::ErrorKind::NotFound) "vessel not found: …".
-    pub(crate) async fn load_manifest(&self, id: &str) -> Result<VesselManifest> {
+    pub(crate) async fn load_manifest(&self, id: &str) -> Result<Arc<VesselManifest>> {
         vesselrt_storage::validate_id(id)
             .map_err(|e| Error::invalid(format!("invalid id of a vessel: {id:?}")).with_source(e))?;
         let bytes = match self.storage.load_vessel_manifest(id).await {
@@ -403,21 +406,30 @@ impl ManagerInner {
                 other.map_err(|e| Error::storage(format!("failed to load the manifest of vessel {id}"), e))?
             }
         };
-        VesselManifest::parse_for(id, &bytes)
+        self.manifests
+            .parse(id, bytes)
             .map_err(|e| Error::storage(format!("failed to read the manifest of vessel {id}"), e))
     }
 
-    pub(crate) async fn save_manifest(&self, manifest: &VesselManifest) -> Result<()> {
+    pub(crate) async fn save_manifest(&self, manifest: &Arc<VesselManifest>) -> Result<()> {
+        let json = self.put_manifest(manifest).await?;
+        self.manifests.learn(json, manifest);
+        Ok(())
+    }
+
+    /// What it was written as.
+    async fn put_manifest(&self, manifest: &VesselManifest) -> Result<Vec<u8>> {
         let id = &manifest.id;
         let failed = |e| Error::storage(format!("failed to save the manifest of vessel {id}"), e);
         let json = manifest.to_json().map_err(failed)?;
-        self.storage.save_vessel_manifest(id, &json).await.map_err(failed)
+        self.storage.save_vessel_manifest(id, &json).await.map_err(failed)?;
+        Ok(json)
     }
 
     /// The manifest of a vessel that is new, and perhaps thrown away after use.
     pub(crate) async fn save_first_manifest(&self, manifest: &VesselManifest, volatile: bool) -> Result<()> {
         if !volatile {
-            return self.save_manifest(manifest).await;
+            return self.put_manifest(manifest).await.map(drop);
         }
         let id = &manifest.id;
         let failed = |e| Error::storage(format!("failed to save the manifest of vessel {id}"), e);

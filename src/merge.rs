@@ -1,8 +1,8 @@
 //! Merged layers: long chains of sealed layers are mounted as few.
 //!
-//! Sixteen layers of a chain, counted from the image, are merged into one that looks the same, and sixteen of those into
-//! one again. They are made in the background, named by what they cover, and can be made again at any time: snapshots keep
-//! their own layers. A chain of any length is so mounted as some dozens of layers.
+//! Eight layers of a chain, counted from the image, are merged into one that looks the same, eight of those into one again,
+//! and eight of those. They are made in the background, named by what they cover, and can be made again at any time: snapshots keep
+//! their own layers. A chain of hundreds of layers is so mounted as about ten.
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
@@ -11,9 +11,9 @@ use vesselrt_storage::Digest;
 use vesselrt_storage::manifest::VesselManifest;
 
 /// Layers that are merged into one.
-const FAN: usize = 16;
+const FAN: usize = 8;
 /// Snapshots that merged layers cover.
-const SIZES: [usize; 2] = [FAN * FAN, FAN];
+const SIZES: [usize; 3] = [FAN * FAN * FAN, FAN * FAN, FAN];
 /// No id begins like this.
 const PREFIX: &str = "+";
 
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn a_chain_of_any_length_is_mounted_as_few_layers_once_all_is_merged() {
-        for length in [0, 1, 15, 16, 17, 255, 256, 600, 1000] {
+        for length in [0, 1, 7, 8, 9, 63, 64, 65, 511, 512, 513, 600, 1000] {
             let sealed = chain(length);
             let mut made: HashSet<String> = HashSet::new();
             let mut covers: HashMap<String, Vec<String>> = HashMap::new();
@@ -160,7 +160,7 @@ mod tests {
                 .flat_map(|name| covers.get(name).cloned().unwrap_or_else(|| vec![name.clone()]))
                 .collect();
             assert_eq!(whole, sealed);
-            assert!(stack.len() <= length / 256 + 15 + 15, "{length}: {}", stack.len());
+            assert!(stack.len() <= length / 512 + 7 + 7 + 7, "{length}: {}", stack.len());
         }
     }
 
@@ -172,14 +172,14 @@ mod tests {
             tree.snapshots.push(snapshot(&format!("s{n}"), &parent));
         }
         let kept: HashSet<String> = names(&tree).into_iter().collect();
-        for length in [16, 300, 512, 600] {
+        for length in [8, 300, 512, 600] {
             let mut made = HashSet::new();
             while let Some(merge) = due(&chain(length), &mut |name| made.contains(name)) {
                 assert!(kept.contains(&merge.name));
                 made.insert(merge.name);
             }
         }
-        assert_eq!(kept.len(), 600 / 16 + 600 / 256);
+        assert_eq!(kept.len(), 600 / 8 + 600 / 64 + 600 / 512);
     }
 
     #[test]

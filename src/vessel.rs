@@ -62,14 +62,14 @@ pub(crate) struct VesselInner {
     pub(crate) manager: Arc<ManagerInner>,
     pub(crate) id: String,
     pub(crate) image: ImageDefaults,
-    pub(crate) manifest: RwLock<VesselManifest>,
+    pub(crate) manifest: RwLock<Arc<VesselManifest>>,
     pub(crate) lease: Lease,
 }
 
 impl Vessel {
     pub(crate) fn new(
         manager: Arc<ManagerInner>,
-        manifest: VesselManifest,
+        manifest: Arc<VesselManifest>,
         image: ImageDefaults,
         lease: Lease,
     ) -> Self {
@@ -86,7 +86,7 @@ impl Vessel {
     /// A copy of the manifest as this handle last saw it.
     #[must_use]
     pub fn manifest(&self) -> VesselManifest {
-        self.inner.manifest.read().unwrap_or_else(PoisonError::into_inner).clone()
+        VesselManifest::clone(&self.inner.manifest.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Opens a file. Close it before a snapshot: a file that is open for writing is a
@@ -355,14 +355,14 @@ impl VesselInner {
     }
 
     /// The manifest as the storage has it now, remembered.
-    pub(crate) async fn reload(&self) -> Result<VesselManifest> {
+    pub(crate) async fn reload(&self) -> Result<Arc<VesselManifest>> {
         let manifest = self.manager.view(&self.id).await?;
         self.remember(&manifest);
         Ok(manifest)
     }
 
-    pub(crate) fn remember(&self, manifest: &VesselManifest) {
-        *self.manifest.write().unwrap_or_else(PoisonError::into_inner) = manifest.clone();
+    pub(crate) fn remember(&self, manifest: &Arc<VesselManifest>) {
+        *self.manifest.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(manifest);
     }
 }
 

@@ -142,7 +142,7 @@ type Progress = Arc<Mutex<dyn FnMut(CommitProgress) + Send>>;
 /// What keeps the snapshots from being deleted meanwhile.
 enum Held {
     Thawed(Thawed),
-    Locked(VesselManifest, #[allow(dead_code, reason = "held, not read")] Option<FileLock>),
+    Locked(Arc<VesselManifest>, #[allow(dead_code, reason = "held, not read")] Option<FileLock>),
 }
 
 impl Held {

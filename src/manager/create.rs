@@ -132,9 +132,12 @@ pub(super) async fn create(
         snapshots: Vec::new(),
     };
     match begin(manager, &dir, lock, state.clone(), &manifest).await {
-        Ok(holder) => {
-            Ok(Vessel::new(Arc::clone(manager), manifest, state.image.defaults, Lease::new(dir, holder)))
-        }
+        Ok(holder) => Ok(Vessel::new(
+            Arc::clone(manager),
+            manifest.into(),
+            state.image.defaults,
+            Lease::new(dir, holder),
+        )),
         Err(error) => {
             undo(manager, id, dir).await;
             Err(error)

@@ -54,7 +54,7 @@ pub(super) async fn delete(manager: &Arc<ManagerInner>, id: &str) -> Result<()> 
     let flat = volatile && manifest.as_ref().is_some_and(|manifest| manifest.snapshots.is_empty());
     blocking(move || match flat {
         true => own.store.discard_flat(own.store.vessels.as_fd(), &name),
-        false => discard(&own, &name, manifest.as_ref()),
+        false => discard(&own, &name, manifest.as_deref()),
     })
     .await?;
     drop(locks);

@@ -212,14 +212,15 @@ async fn carry_out(
     manager: &Arc<ManagerInner>,
     dir: &Arc<OwnedFd>,
     plan: Plan,
-    manifest: &mut VesselManifest,
+    manifest: &mut Arc<VesselManifest>,
 ) -> Result<VesselState> {
     if let Some(snapshot) = &plan.drop_archive {
         manager.forget_snapshot(&manifest.id, snapshot).await?;
     }
     if let Some(current) = plan.current {
-        manifest.current_snapshot_id = current;
-        manifest.update_time = time::OffsetDateTime::now_utc();
+        let changed = Arc::make_mut(manifest);
+        changed.current_snapshot_id = current;
+        changed.update_time = time::OffsetDateTime::now_utc();
         manager.save_manifest(manifest).await?;
     }
     let (manager, dir) = (Arc::clone(manager), Arc::clone(dir));
@@ -242,14 +243,16 @@ impl ManagerInner {
     ///
     /// # Errors
     /// [`NotFound`](crate::ErrorKind::NotFound) "vessel not found: …".
-    pub(crate) async fn view(&self, id: &str) -> Result<VesselManifest> {
+    pub(crate) async fn view(&self, id: &str) -> Result<Arc<VesselManifest>> {
         let manifest = self.load_manifest(id).await?;
         let (store, name) = (Arc::clone(&self.store), id.to_owned());
         blocking(move || {
             let Some(dir) = store.vessel(&name)? else { return Ok(manifest) };
             // Opening the vessel says what is wrong with its state; until then it says nothing.
-            let state = read_state(&name, dir.as_fd()).ok();
-            Ok(state.map_or_else(|| manifest.clone(), |state| history::merged(&manifest, &state)))
+            match read_state(&name, dir.as_fd()) {
+                Ok(state) if !state.packing.is_empty() => Ok(Arc::new(history::merged(&manifest, &state))),
+                _ => Ok(manifest),
+            }
         })
         .await
     }
@@ -299,7 +302,7 @@ pub(super) async fn list(manager: &ManagerInner) -> Result<Vec<VesselManifest>> 
         match manager.view(&id).await {
             // Deleted since it was listed.
             Err(e) if e.kind() == ErrorKind::NotFound => {}
-            other => manifests.push(other?),
+            other => manifests.push(Arc::unwrap_or_clone(other?)),
         }
     }
     manifests.sort_by(|a, b| (a.create_time, &a.id).cmp(&(b.create_time, &b.id)));

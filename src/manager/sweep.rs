@@ -104,7 +104,7 @@ impl ManagerInner {
             let failed = |e| Error::storage(format!("failed to delete vessel {id} from the storage"), e);
             self.storage.delete_vessel(&id).await.map_err(failed)?;
             let (manager, name) = (Arc::clone(self), id.clone());
-            blocking(move || super::delete::discard(&manager, &name, manifest.as_ref())).await?;
+            blocking(move || super::delete::discard(&manager, &name, manifest.as_deref())).await?;
         }
         Ok(())
     }

@@ -231,7 +231,7 @@ impl ManagerInner {
         };
         merged.snapshots.iter_mut().filter(|other| other.id == stored.id).for_each(|s| s.clone_from(&stored));
         merged.update_time = time::OffsetDateTime::now_utc();
-        self.save_manifest(&history::stored(&merged)).await?;
+        self.save_manifest(&history::stored(&Arc::new(merged))).await?;
         state.packing.retain(|other| other.id != stored.id);
         let (fd, store) = (Arc::clone(dir), Arc::clone(&self.store));
         blocking(move || {
@@ -270,13 +270,9 @@ impl ManagerInner {
         id: &str,
         snapshot: Option<&str>,
     ) -> Result<Vec<SnapshotManifest>> {
-        let asked = |manifest: vesselrt_storage::manifest::VesselManifest| {
-            let mut asked = manifest.snapshots;
-            asked.retain(|other| snapshot.is_none_or(|snapshot| other.id == snapshot));
-            asked
-        };
+        let asked = |other: &&SnapshotManifest| snapshot.is_none_or(|snapshot| other.id == snapshot);
         loop {
-            let found = asked(self.view(id).await?);
+            let found: Vec<_> = self.view(id).await?.snapshots.iter().filter(asked).cloned().collect();
             if let (Some(snapshot), true) = (snapshot, found.is_empty()) {
                 return Err(Error::not_found(format!("snapshot not found: {snapshot}")));
             }

@@ -139,7 +139,7 @@ impl World {
             Box::new(move |w| {
                 let mut merged = w.merged();
                 *merged.snapshots.iter_mut().find(|s| s.id == b).unwrap() = snapshot(&b, &parent);
-                w.manifest = history::stored(&merged);
+                w.manifest = VesselManifest::clone(&history::stored(&merged.into()));
             }),
             Box::new(move |w| w.state.packing.retain(|s| s.id != c)),
         ]

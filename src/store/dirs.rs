@@ -132,10 +132,12 @@ pub(crate) fn read_small(dir: BorrowedFd<'_>, name: &str, limit: u64) -> Result<
         Err(Errno::NOENT) => return Ok(None),
         Err(e) => return Err(failed(e.into())),
     };
-    if !file.metadata().map_err(failed)?.is_file() {
+    let found = file.metadata().map_err(failed)?;
+    if !found.is_file() {
         return Err(Error::integrity(format!("{name:?} in the store is not a regular file")));
     }
-    let mut bytes = Vec::new();
+    // One more than there should be, so that the end is seen without asking again.
+    let mut bytes = Vec::with_capacity(usize::try_from(found.len().min(limit)).unwrap_or(0) + 1);
     file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > limit {
         return Err(Error::integrity(format!("{name:?} in the store has more than {limit} bytes")));

@@ -113,7 +113,7 @@ pub struct Diff {
 
 /// The right to read a vessel's layers, none of which goes away meanwhile.
 struct Ground {
-    manifest: VesselManifest,
+    manifest: Arc<VesselManifest>,
     state: VesselState,
     _lock: FileLock,
 }

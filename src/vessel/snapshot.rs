@@ -33,12 +33,12 @@ use crate::store::lock::{self, FileLock};
 
 /// The right to change a vessel's snapshots, with all of them as they are now.
 struct Turn {
-    manifest: VesselManifest,
+    manifest: Arc<VesselManifest>,
     _lock: FileLock,
 }
 
 /// Saves what of a turn's manifest belongs into the storage.
-async fn save(vessel: &VesselInner, manifest: &VesselManifest) -> Result<()> {
+async fn save(vessel: &VesselInner, manifest: &Arc<VesselManifest>) -> Result<()> {
     vessel.manager.save_manifest(&history::stored(manifest)).await
 }
 
@@ -239,7 +239,7 @@ fn drop_work_dir_later(vessel: &VesselInner, snapshot: String) {
 async fn seal(
     vessel: &VesselInner,
     still: &mut Still,
-    manifest: &mut VesselManifest,
+    manifest: &mut Arc<VesselManifest>,
     snapshot: &str,
     options: SnapshotOptions,
 ) -> Result<SnapshotManifest> {
@@ -261,9 +261,10 @@ async fn seal(
         mode: Some(SnapshotMode::Packed),
         pause_ms: None,
     };
-    manifest.snapshots.push(made.clone());
-    snapshot.clone_into(&mut manifest.current_snapshot_id);
-    manifest.update_time = now;
+    let changed = Arc::make_mut(manifest);
+    changed.snapshots.push(made.clone());
+    snapshot.clone_into(&mut changed.current_snapshot_id);
+    changed.update_time = now;
     if let Err(error) = save(vessel, manifest).await {
         // It may have been saved although we were told otherwise.
         let there = vessel.manager.load_manifest(&vessel.id).await?;
@@ -355,7 +356,7 @@ pub(super) async fn restore(vessel: &Arc<VesselInner>, snapshot: &str) -> Result
     restore_to(vessel, &mut turn.manifest, snapshot).await
 }
 
-async fn restore_to(vessel: &VesselInner, manifest: &mut VesselManifest, snapshot: &str) -> Result<()> {
+async fn restore_to(vessel: &VesselInner, manifest: &mut Arc<VesselManifest>, snapshot: &str) -> Result<()> {
     if manifest.snapshot(snapshot).is_none() {
         return Err(missing(snapshot));
     }
@@ -392,7 +393,7 @@ async fn restore_to(vessel: &VesselInner, manifest: &mut VesselManifest, snapsho
 async fn begin_restored(
     vessel: &VesselInner,
     after: &VesselState,
-    manifest: &mut VesselManifest,
+    manifest: &mut Arc<VesselManifest>,
 ) -> Result<()> {
     let (manager, dir, state) = (Arc::clone(&vessel.manager), Arc::clone(vessel.lease.dir()), after.clone());
     blocking(move || {
@@ -403,12 +404,14 @@ async fn begin_restored(
     })
     .await?;
     let was = history::stored_ancestor(manifest, &manifest.current_snapshot_id);
-    after.top().clone_into(&mut manifest.current_snapshot_id);
+    if manifest.current_snapshot_id != after.top() {
+        after.top().clone_into(&mut Arc::make_mut(manifest).current_snapshot_id);
+    }
     let current = history::stored_ancestor(manifest, after.top());
     if was == current {
         return Ok(());
     }
-    manifest.update_time = OffsetDateTime::now_utc();
+    Arc::make_mut(manifest).update_time = OffsetDateTime::now_utc();
     if let Err(error) = save(vessel, manifest).await {
         // It may have been saved although we were told otherwise.
         let there = vessel.manager.load_manifest(&vessel.id).await;
@@ -421,8 +424,9 @@ async fn begin_restored(
 
 pub(super) async fn set_labels(vessel: &Arc<VesselInner>, labels: BTreeMap<String, String>) -> Result<()> {
     let mut turn = turn(vessel).await?;
-    turn.manifest.labels = labels;
-    turn.manifest.update_time = OffsetDateTime::now_utc();
+    let manifest = Arc::make_mut(&mut turn.manifest);
+    manifest.labels = labels;
+    manifest.update_time = OffsetDateTime::now_utc();
     save(vessel, &turn.manifest).await?;
     vessel.remember(&turn.manifest);
     Ok(())

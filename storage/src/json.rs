@@ -2,9 +2,11 @@
 //! decoded.
 #![forbid(unsafe_code)]
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt;
 
+use serde::Deserialize;
 use serde::de::{self, DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use thiserror::Error;
 
@@ -106,17 +108,42 @@ impl<'de> Visitor<'de> for Shape {
     }
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let inner = self.deeper()?;
-        let mut keys = HashSet::new();
-        while let Some(key) = map.next_key::<String>()? {
+        let mut keys = Keys::default();
+        while let Some(Key(key)) = map.next_key::<Key<'de>>()? {
             map.next_value_seed(inner)?;
-            if let Some(twice) = keys.replace(key) {
-                return Err(de::Error::custom(format!(
-                    "the key {} occurs twice",
-                    crate::error::quoted(&twice)
-                )));
-            }
+            keys.add(key).map_err(|twice| {
+                de::Error::custom(format!("the key {} occurs twice", crate::error::quoted(&twice)))
+            })?;
         }
         Ok(())
+    }
+}
+
+/// A key as it stands in the document, or without its escapes.
+#[derive(Deserialize)]
+struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// The keys of one object. Nearly all have few, which are compared faster than hashed.
+#[derive(Default)]
+struct Keys<'a> {
+    few: Vec<Cow<'a, str>>,
+    many: HashSet<Cow<'a, str>>,
+}
+
+impl<'a> Keys<'a> {
+    const FEW: usize = 16;
+
+    /// # Errors
+    /// The key, if it is there already.
+    fn add(&mut self, key: Cow<'a, str>) -> Result<(), Cow<'a, str>> {
+        if self.few.contains(&key) {
+            return Err(key);
+        }
+        if self.few.len() < Self::FEW {
+            self.few.push(key);
+            return Ok(());
+        }
+        self.many.replace(key).map_or(Ok(()), Err)
     }
 }
 
@@ -155,6 +182,15 @@ mod tests {
         }
         assert!(check(b"\xff\xfe{\0}\0", 100).is_err());
         assert!(matches!(check(b"{    }", 5), Err(JsonError::TooLarge { .. })));
+    }
+
+    #[test]
+    fn a_key_that_occurs_twice_is_found_among_many() {
+        let keys: Vec<String> = (0..100).map(|n| format!("\"k{n}\":{n}")).collect();
+        assert!(accepts(&format!("{{{}}}", keys.join(","))));
+        for again in [0, 15, 16, 17, 99] {
+            assert!(!accepts(&format!("{{{},\"k{again}\":0}}", keys.join(","))), "{again}");
+        }
     }
 
     #[test]

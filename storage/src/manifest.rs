@@ -16,7 +16,7 @@ pub use self::unnamed::UNNAMED;
 pub use self::validate::ManifestError;
 use crate::backend::MAX_MANIFEST_BYTES;
 use crate::error::{Result, StorageError};
-use crate::json;
+use crate::json::{self, JsonError};
 
 /// The newest manifest version this crate reads, and the one it writes.
 pub const MANIFEST_VERSION: u32 = 1;
@@ -104,7 +104,7 @@ pub enum SnapshotMode {
     Other,
 }
 
-/// Looked at before anything else, so that a newer manifest is called newer and not malformed.
+/// What can be read of a manifest whose other fields are not what they were.
 #[derive(Deserialize)]
 struct VersionOnly {
     #[serde(default = "first_version")]
@@ -143,13 +143,20 @@ impl VesselManifest {
             return Err(StorageError::LimitExceeded { what, limit: MAX_MANIFEST_BYTES });
         }
         let malformed = |e| StorageError::corrupt("vessel manifest", e);
-        let VersionOnly { version } = json::parse(bytes, MAX_MANIFEST_BYTES).map_err(malformed)?;
+        let decoded = json::parse::<Self>(bytes, MAX_MANIFEST_BYTES);
+        // Before anything that is wrong with it: a newer manifest is newer and not malformed.
+        let version = match &decoded {
+            Ok(manifest) => manifest.version,
+            Err(JsonError::Structure(_)) => {
+                serde_json::from_slice(bytes).map_or(0, |VersionOnly { version }| version)
+            }
+            Err(_) => 0,
+        };
         if version > MANIFEST_VERSION {
             let what = format!("vessel manifest version {version} (the newest known is {MANIFEST_VERSION})");
             return Err(StorageError::Unsupported { what });
         }
-        // Well-formed as a whole by now; only the structure is left to see.
-        let manifest: Self = json::parse(bytes, MAX_MANIFEST_BYTES).map_err(malformed)?;
+        let manifest = decoded.map_err(malformed)?;
         manifest.check().map_err(|e| StorageError::corrupt("vessel manifest", e))?;
         Ok(manifest)
     }

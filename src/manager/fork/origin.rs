@@ -19,7 +19,7 @@ use crate::store::{Store, dirs, layers};
 /// What is forked. While it is held, neither its snapshots nor their layers go.
 pub(super) struct Origin {
     /// Of the vessel.
-    pub(super) manifest: VesselManifest,
+    pub(super) manifest: Arc<VesselManifest>,
     /// The snapshots that lead to where forks begin, that one last; empty: they begin at the image.
     pub(super) chain: Vec<SnapshotManifest>,
     /// Of the vessel.
@@ -106,7 +106,7 @@ async fn begin(
 async fn hold(
     manager: &Arc<ManagerInner>,
     dir: Arc<OwnedFd>,
-    manifest: VesselManifest,
+    manifest: Arc<VesselManifest>,
     state: VesselState,
     snapshot: &str,
     ops: FileLock,

@@ -58,7 +58,7 @@ pub(in crate::manager) async fn pull(
     let taken = taker.snapshots(&history, &original, &manifest).await;
     let saved = match taken {
         Ok(()) => match taker.check_free(&id).await {
-            Ok(()) => taker.manager.save_manifest(&manifest).await,
+            Ok(()) => taker.manager.save_first_manifest(&manifest, false).await,
             // Another process was faster: what is saved is its own by now.
             Err(e) => return Err(e),
         },

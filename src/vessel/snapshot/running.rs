@@ -73,7 +73,7 @@ async fn capture(
         let _ = save_state(vessel, &state).await;
         return Err(error);
     }
-    turn.manifest.snapshots.push(made.clone());
+    Arc::make_mut(&mut turn.manifest).snapshots.push(made.clone());
     vessel.remember(&turn.manifest);
     Ok(made)
 }

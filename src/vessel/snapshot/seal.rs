@@ -28,8 +28,9 @@ pub(super) async fn create(vessel: &Arc<VesselInner>, options: &SnapshotOptions)
     };
     let made = described(vessel, options, still.state.top(), SnapshotMode::Sealed);
     let still = announce(vessel, still, &made).await?;
-    turn.manifest.snapshots.push(made.clone());
-    made.id.clone_into(&mut turn.manifest.current_snapshot_id);
+    let manifest = Arc::make_mut(&mut turn.manifest);
+    manifest.snapshots.push(made.clone());
+    made.id.clone_into(&mut manifest.current_snapshot_id);
     vessel.remember(&turn.manifest);
     if exchange(vessel, still).await.is_err() {
         // The snapshot exists. What is left to do is what is done after a crash: now, or by the next operation.

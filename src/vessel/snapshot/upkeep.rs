@@ -212,7 +212,7 @@ pub(in crate::vessel) async fn delete(
 /// Takes the vessel away from snapshots that are going to be deleted.
 async fn leave(
     vessel: &Arc<VesselInner>,
-    manifest: &mut VesselManifest,
+    manifest: &mut Arc<VesselManifest>,
     snapshot: &str,
     parent: &str,
     force: bool,
@@ -252,12 +252,13 @@ async fn prune(vessel: &Arc<VesselInner>, how: SnapshotPruning) -> Result<Snapsh
 /// The manifest first: from then on they are gone.
 async fn carry_out(
     vessel: &Arc<VesselInner>,
-    manifest: &mut VesselManifest,
+    manifest: &mut Arc<VesselManifest>,
     choice: Choice,
 ) -> Result<SnapshotsDeleted> {
     let told = choice.told();
-    let gone = choice.apply(manifest);
-    manifest.update_time = OffsetDateTime::now_utc();
+    let changed = Arc::make_mut(manifest);
+    let gone = choice.apply(changed);
+    changed.update_time = OffsetDateTime::now_utc();
     announce(vessel, &gone).await?;
     if let Err(error) = save(vessel, manifest).await {
         // It may have been saved although we were told otherwise.
@@ -319,7 +320,7 @@ async fn set_labels(
     if turn.manifest.named(snapshot).is_none() {
         return Err(missing(snapshot));
     }
-    let manifest = &mut turn.manifest;
+    let manifest = Arc::make_mut(&mut turn.manifest);
     let found = manifest.snapshots.iter_mut().find(|other| other.id == snapshot);
     let found = found.ok_or_else(|| missing(snapshot))?;
     found.labels.retain(|key, _| key.starts_with(RESERVED));
@@ -332,7 +333,7 @@ async fn set_labels(
         });
     })
     .await?;
-    save(vessel, manifest).await?;
-    vessel.remember(manifest);
+    save(vessel, &turn.manifest).await?;
+    vessel.remember(&turn.manifest);
     Ok(changed)
 }
