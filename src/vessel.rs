@@ -38,7 +38,7 @@ use vesselrt_storage::manifest::{SnapshotManifest, VesselManifest};
 use crate::error::Result;
 use crate::manager::{ManagerInner, cat};
 use crate::offload::detached;
-use crate::state::ImageDefaults;
+use crate::state::{ImageDefaults, VesselState};
 use diff::{Change, Contents, Diff, DiffOptions};
 use exec::{ExecOptions, ExecResult};
 use file::{File, OpenOptions};
@@ -356,9 +356,14 @@ impl VesselInner {
 
     /// The manifest as the storage has it now, remembered.
     pub(crate) async fn reload(&self) -> Result<Arc<VesselManifest>> {
-        let manifest = self.manager.view(&self.id).await?;
-        self.remember(&manifest);
-        Ok(manifest)
+        Ok(self.look().await?.0)
+    }
+
+    /// [`Self::reload`], and the state, if it can be read.
+    pub(crate) async fn look(&self) -> Result<(Arc<VesselManifest>, Option<VesselState>)> {
+        let found = self.manager.look(&self.id).await?;
+        self.remember(&found.0);
+        Ok(found)
     }
 
     pub(crate) fn remember(&self, manifest: &Arc<VesselManifest>) {

@@ -141,7 +141,7 @@ type Progress = Arc<Mutex<dyn FnMut(CommitProgress) + Send>>;
 
 /// What keeps the snapshots from being deleted meanwhile.
 enum Held {
-    Thawed(Thawed),
+    Thawed(Box<Thawed>),
     Locked(Arc<VesselManifest>, #[allow(dead_code, reason = "held, not read")] Option<FileLock>),
 }
 
@@ -314,7 +314,7 @@ impl Packer {
         let packed = self.frozen(&frozen, inner).await;
         let thawed = frozen.thaw(inner).await;
         let packed = packed?;
-        Ok((Held::Thawed(thawed?), packed))
+        Ok((Held::Thawed(Box::new(thawed?)), packed))
     }
 
     async fn frozen(

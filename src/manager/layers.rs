@@ -98,7 +98,18 @@ impl ManagerInner {
 
     /// Unpacks the snapshots (topmost first) whose layers are not here from their archives.
     pub(crate) async fn provide_sealed(&self, manifest: &VesselManifest, sealed: &[String]) -> Result<()> {
-        for id in sealed.iter().rev() {
+        self.provide_beside(&[], manifest, sealed).await
+    }
+
+    /// [`Self::provide_sealed`] for a vessel that runs on `mounted` (topmost first): what is mounted is here.
+    pub(crate) async fn provide_beside(
+        &self,
+        mounted: &[String],
+        manifest: &VesselManifest,
+        sealed: &[String],
+    ) -> Result<()> {
+        let common = mounted.iter().rev().zip(sealed.iter().rev()).take_while(|(a, b)| a == b).count();
+        for id in sealed.iter().rev().skip(common) {
             if dirs::exists(self.store.layers.as_fd(), id)? {
                 continue;
             }

@@ -244,15 +244,20 @@ impl ManagerInner {
     /// # Errors
     /// [`NotFound`](crate::ErrorKind::NotFound) "vessel not found: …".
     pub(crate) async fn view(&self, id: &str) -> Result<Arc<VesselManifest>> {
+        Ok(self.look(id).await?.0)
+    }
+
+    /// [`Self::view`], and the state of its local part, if that can be read.
+    pub(crate) async fn look(&self, id: &str) -> Result<(Arc<VesselManifest>, Option<VesselState>)> {
         let manifest = self.load_manifest(id).await?;
         let (store, name) = (Arc::clone(&self.store), id.to_owned());
         blocking(move || {
-            let Some(dir) = store.vessel(&name)? else { return Ok(manifest) };
+            let Some(dir) = store.vessel(&name)? else { return Ok((manifest, None)) };
             // Opening the vessel says what is wrong with its state; until then it says nothing.
-            match read_state(&name, dir.as_fd()) {
-                Ok(state) if !state.packing.is_empty() => Ok(Arc::new(history::merged(&manifest, &state))),
-                _ => Ok(manifest),
-            }
+            let state = read_state(&name, dir.as_fd()).ok();
+            let waiting = state.as_ref().filter(|state| !state.packing.is_empty());
+            let view = waiting.map(|state| Arc::new(history::merged(&manifest, state)));
+            Ok((view.unwrap_or(manifest), state))
         })
         .await
     }

@@ -122,6 +122,10 @@ impl ManagerInner {
     /// # Errors
     /// Only if without them there are too many.
     pub(crate) async fn make_room(&self, state: &VesselState) -> Result<()> {
+        // Without merged layers, which are looked for one by one.
+        if !state.is_crowded(state.sealed.len()) {
+            return Ok(());
+        }
         if !state.is_crowded(self.store.stack(state).len()) {
             return Ok(());
         }

@@ -34,6 +34,8 @@ use crate::store::lock::{self, FileLock};
 /// The right to change a vessel's snapshots, with all of them as they are now.
 struct Turn {
     manifest: Arc<VesselManifest>,
+    /// As it was when the turn began.
+    state: VesselState,
     _lock: FileLock,
 }
 
@@ -47,20 +49,32 @@ async fn turn(vessel: &VesselInner) -> Result<Turn> {
     let lock = lock::within(vessel.lease.dir(), OPS_LOCK, timeout).await?.ok_or_else(|| {
         Error::conflict(format!("another operation changes the snapshots of vessel {}", vessel.id))
     })?;
-    let manifest = vessel.reload().await?;
-    finish_deletion(vessel, &manifest).await?;
-    Ok(Turn { manifest, _lock: lock })
+    let (manifest, state) = vessel.look().await?;
+    let mut state = match state {
+        Some(state) => state,
+        // Why it cannot be read.
+        None => read_state_of(vessel).await?,
+    };
+    finish_deletion(vessel, &manifest, &mut state).await?;
+    Ok(Turn { manifest, state, _lock: lock })
 }
 
 /// Does the rest of a deletion whose process is gone, while the shim stayed.
-async fn finish_deletion(vessel: &VesselInner, manifest: &VesselManifest) -> Result<()> {
-    let (dir, id) = (Arc::clone(vessel.lease.dir()), vessel.id.clone());
-    let mut state = blocking(move || read_state(&id, dir.as_fd())).await?;
+async fn finish_deletion(
+    vessel: &VesselInner,
+    manifest: &VesselManifest,
+    state: &mut VesselState,
+) -> Result<()> {
     let Some(Pending::Delete { snapshot }) = state.pending.take() else { return Ok(()) };
     if manifest.snapshot(&snapshot).is_none() {
         vessel.manager.forget_snapshot(&vessel.id, &snapshot).await?;
     }
-    save_state(vessel, &state).await
+    save_state(vessel, state).await
+}
+
+async fn read_state_of(vessel: &VesselInner) -> Result<VesselState> {
+    let (dir, id) = (Arc::clone(vessel.lease.dir()), vessel.id.clone());
+    blocking(move || read_state(&id, dir.as_fd())).await
 }
 
 fn missing(snapshot: &str) -> Error {
@@ -155,7 +169,7 @@ pub(super) async fn create(vessel: &Arc<VesselInner>, options: SnapshotOptions) 
         return seal::create(vessel, &options).await;
     }
     let mut turn = settled_turn(vessel).await?;
-    make_room(vessel, None).await?;
+    vessel.manager.make_room(&turn.state).await?;
     let snapshot = vessel.manager.config.id_generator.new_id();
     let mut still = match still_or_running(vessel).await? {
         Some(still) => still,
@@ -202,16 +216,6 @@ async fn runs_commands(vessel: &VesselInner) -> Result<bool> {
             Ok(matches!(reply, Reply::Hello { running, .. } if running > 0))
         }
     }
-}
-
-/// Waits for merged layers when there are too many others, of these (topmost first) or of the vessel as it is.
-async fn make_room(vessel: &VesselInner, sealed: Option<&Vec<String>>) -> Result<()> {
-    let (dir, id) = (Arc::clone(vessel.lease.dir()), vessel.id.clone());
-    let mut state = blocking(move || read_state(&id, dir.as_fd())).await?;
-    if let Some(sealed) = sealed {
-        state.sealed.clone_from(sealed);
-    }
-    vessel.manager.make_room(&state).await
 }
 
 /// The turn when no snapshot waits for its archive: parents are stored before their children.
@@ -353,19 +357,22 @@ pub(super) async fn restore(vessel: &Arc<VesselInner>, snapshot: &str) -> Result
     if turn.manifest.named(snapshot).is_none() {
         return Err(missing(snapshot));
     }
-    restore_to(vessel, &mut turn.manifest, snapshot).await
+    restore_to(vessel, &mut turn, snapshot).await
 }
 
-async fn restore_to(vessel: &VesselInner, manifest: &mut Arc<VesselManifest>, snapshot: &str) -> Result<()> {
+async fn restore_to(vessel: &VesselInner, turn: &mut Turn, snapshot: &str) -> Result<()> {
+    let Turn { manifest, state, .. } = turn;
     if manifest.snapshot(snapshot).is_none() {
         return Err(missing(snapshot));
     }
     let sealed = recover::layers(manifest, snapshot)?;
-    vessel.manager.provide_sealed(manifest, &sealed).await?;
-    make_room(vessel, Some(&sealed)).await?;
+    // A vessel whose shim is gone is opened again below, with all of its layers.
+    vessel.manager.provide_beside(&state.sealed, manifest, &sealed).await?;
+    state.sealed = sealed;
+    vessel.manager.make_room(state).await?;
     let mut still = quiesce(vessel).await?;
     let before = still.state.clone();
-    still.state.sealed = sealed;
+    still.state.sealed.clone_from(&state.sealed);
     still.state.generation += 1;
     still.state.pending = None;
     if let Err(error) = settle_names(vessel, &before).await {

@@ -9,9 +9,7 @@ use vesselrt_runtime::shim::client::{CallError, Connection};
 use vesselrt_runtime::shim::protocol::Request;
 use vesselrt_storage::manifest::{SnapshotManifest, SnapshotMode};
 
-use super::{
-    Still, VesselInner, drop_work_dir_later, make_room, running, save_state, still_or_running, turn,
-};
+use super::{Still, VesselInner, drop_work_dir_later, running, save_state, still_or_running, turn};
 use crate::error::Result;
 use crate::manager::open::{self, STATE};
 use crate::offload::blocking;
@@ -22,7 +20,7 @@ use super::options::SnapshotOptions;
 
 pub(super) async fn create(vessel: &Arc<VesselInner>, options: &SnapshotOptions) -> Result<SnapshotManifest> {
     let mut turn = turn(vessel).await?;
-    make_room(vessel, None).await?;
+    vessel.manager.make_room(&turn.state).await?;
     let Some(still) = still_or_running(vessel).await? else {
         return running::create(vessel, options, turn).await;
     };

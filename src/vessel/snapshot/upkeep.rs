@@ -15,7 +15,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use vesselrt_storage::manifest::{SnapshotManifest, VesselManifest};
 
-use super::{missing, read_state, restore_to, save, save_state, settle_names, turn};
+use super::{Turn, missing, read_state, restore_to, save, save_state, settle_names, turn};
 use crate::error::{Error, Result};
 use crate::history;
 use crate::offload::{blocking, detached};
@@ -175,7 +175,7 @@ pub(in crate::vessel) async fn delete(
     how: SnapshotDeletion,
 ) -> Result<SnapshotsDeleted> {
     let mut turn = turn(vessel).await?;
-    let manifest = &mut turn.manifest;
+    let manifest = Arc::clone(&turn.manifest);
     if manifest.named(snapshot).is_none() {
         return Err(missing(snapshot));
     }
@@ -186,7 +186,7 @@ pub(in crate::vessel) async fn delete(
             if parent.is_empty() {
                 return Err(Error::conflict("cannot delete the only snapshot"));
             }
-            restore_to(vessel, manifest, &parent).await?;
+            restore_to(vessel, &mut turn, &parent).await?;
         }
         Choice::of(&[snapshot])
     } else if how.squash {
@@ -196,9 +196,9 @@ pub(in crate::vessel) async fn delete(
         }
         Choice::squash(snapshot)
     } else if how.recursive {
-        let choice = Choice::tree(manifest, snapshot);
+        let choice = Choice::tree(&manifest, snapshot);
         if choice.gone.contains(&current) {
-            leave(vessel, manifest, snapshot, &parent, how.force).await?;
+            leave(vessel, &mut turn, snapshot, &parent, how.force).await?;
         }
         choice
     } else {
@@ -206,18 +206,19 @@ pub(in crate::vessel) async fn delete(
         return Err(Error::conflict(message)
             .with_remedy("delete those too (--recursive), or keep its data for them (--squash)"));
     };
-    carry_out(vessel, manifest, choice).await
+    drop(manifest);
+    carry_out(vessel, &mut turn.manifest, choice).await
 }
 
 /// Takes the vessel away from snapshots that are going to be deleted.
 async fn leave(
     vessel: &Arc<VesselInner>,
-    manifest: &mut Arc<VesselManifest>,
+    turn: &mut Turn,
     snapshot: &str,
     parent: &str,
     force: bool,
 ) -> Result<()> {
-    let current = &manifest.current_snapshot_id;
+    let current = &turn.manifest.current_snapshot_id;
     if parent.is_empty() {
         let message = format!("cannot delete all snapshots that the vessel lies on: {current}");
         return Err(Error::conflict(message).with_remedy("restore another snapshot first"));
@@ -229,7 +230,7 @@ async fn leave(
         );
         return Err(Error::conflict(message).with_remedy(remedy));
     }
-    restore_to(vessel, manifest, parent).await
+    restore_to(vessel, turn, parent).await
 }
 
 async fn prune(vessel: &Arc<VesselInner>, how: SnapshotPruning) -> Result<SnapshotsDeleted> {
