@@ -7,6 +7,7 @@
 //! Sources: openat2(2), open(2), unlink(2), rename(2), Documentation/filesystems/overlayfs.rst.
 #![forbid(unsafe_code)]
 
+mod ahead;
 mod copy;
 mod descent;
 mod fault;
@@ -113,6 +114,19 @@ pub(crate) fn copy_metadata(
     name: &std::ffi::CStr,
 ) -> Result<(), Fault> {
     copy::copy_metadata(source, target).map_err(|it| it.fault("copy the attributes of", &[name.to_bytes()]))
+}
+
+/// Copies what is large of the layer `name` in `from` into `to` before [`copy_layer`] does the rest there, while the layer may
+/// still change. What then cannot be used is left in a directory of its own.
+///
+/// # Errors
+/// A [`Fault`].
+pub(crate) fn copy_ahead(
+    from: BorrowedFd<'_>,
+    name: &std::ffi::CStr,
+    to: BorrowedFd<'_>,
+) -> Result<(), Fault> {
+    ahead::copy_ahead(from, name, to).map_err(|it| it.fault("copy the layer ahead", &[name.to_bytes()]))
 }
 
 /// Copies `name` in `from`, the layer of an overlay, to the same name in `to`, where nothing is called that. Whiteouts and

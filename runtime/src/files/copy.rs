@@ -13,6 +13,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use super::ahead::Ahead;
 use super::descent::Descent;
 use super::fault::{Outcome, Problem};
 use super::file_type;
@@ -49,16 +50,19 @@ struct Copier {
     links: HashMap<(u64, u64), PathBuf>,
     /// The base of `target`.
     base: Root,
+    ahead: Option<Ahead>,
 }
 
 /// Copies `name` in `from`, whatever it is, to the new name `copy` in `to`.
 pub(super) fn copy_tree(from: BorrowedFd<'_>, name: &CStr, to: BorrowedFd<'_>, copy: &CStr) -> Outcome<()> {
-    copy_with(from, name, to, copy, Means::Copy, false).map(drop)
+    copy_with(from, name, to, copy, Means::Copy, false, None).map(drop)
 }
 
-/// Copies the layer of an overlay, whiteouts and all, sharing the data where the file system can. True when it shared all.
+/// Copies the layer of an overlay, whiteouts and all, sharing the data where the file system can, and taking what was copied
+/// ahead. True when it shared all.
 pub(super) fn copy_layer(from: BorrowedFd<'_>, name: &CStr, to: BorrowedFd<'_>) -> Outcome<bool> {
-    Ok(copy_with(from, name, to, name, Means::Clone, true)? == Means::Clone)
+    let ahead = Ahead::open(to)?;
+    Ok(copy_with(from, name, to, name, Means::Clone, true, ahead)? == Means::Clone)
 }
 
 fn copy_with(
@@ -68,6 +72,7 @@ fn copy_with(
     copy: &CStr,
     means: Means,
     whiteouts: bool,
+    ahead: Option<Ahead>,
 ) -> Outcome<Means> {
     let mut copier = Copier {
         means,
@@ -76,6 +81,7 @@ fn copy_with(
         target: Descent::new(to)?,
         links: HashMap::new(),
         base: Root::new(to.try_clone_to_owned()?),
+        ahead,
     };
     let stat = rustix::fs::statat(from, name, AtFlags::SYMLINK_NOFOLLOW)?;
     if file_type(&stat) != FileType::Directory {
@@ -128,6 +134,15 @@ impl Copier {
         }
         let (from, to) = (self.source.current()?, self.target.current()?);
         match file_type(stat) {
+            FileType::RegularFile
+                if self.ahead.as_mut().map_or(Ok(false), |ahead| ahead.take(stat, to, copy))? =>
+            {
+                self.means = Means::Copy;
+                let flags =
+                    OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+                let open = |dir, name| rustix::fs::openat(dir, name, flags, Mode::empty());
+                apply_metadata(open(from, name)?.as_fd(), open(to, copy)?.as_fd(), stat)?;
+            }
             FileType::RegularFile => self.means = copy_regular(from, name, to, copy, self.means)?,
             FileType::Symlink => {
                 let target = rustix::fs::readlinkat(from, name, Vec::new())?;
@@ -196,7 +211,7 @@ pub(super) fn create_new(dir: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result
 }
 
 /// Copies the first `size` bytes, leaving the holes out.
-fn copy_data(source: &File, mut target: &File, size: u64) -> io::Result<()> {
+pub(super) fn copy_data(source: &File, mut target: &File, size: u64) -> io::Result<()> {
     rustix::fs::ftruncate(target, size)?;
     let mut at = 0;
     while at < size {

@@ -31,6 +31,8 @@ pub(super) enum Task {
         path: Vec<u8>,
     },
     PackUpper,
+    /// What is large of it, before the commands stand still.
+    CopyAhead,
     /// Answered to the shim, which lets the commands go on before it tells the client.
     CopyUpper,
 }
@@ -87,10 +89,11 @@ fn run(task: &Task, stream: OwnedFd, mounted: &Mounted, ids: u32) -> Result<Repl
                 .map_err(|e| pack_fault("pack the writable layer", &e))?;
             Ok(Reply::Packed(described(packed)))
         }
+        Task::CopyAhead => {
+            crate::files::copy_ahead(above(mounted)?.as_fd(), c"fs", stream.as_fd()).map(|()| Reply::Done)
+        }
         Task::CopyUpper => {
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let above = rustix::fs::openat(&mounted.upper, "..", flags, Mode::empty())
-                .map_err(|e| Fault::io("open the writable layer", &e.into()))?;
+            let above = above(mounted)?;
             let reflinked = crate::files::copy_layer(above.as_fd(), c"fs", stream.as_fd())?;
             Ok(Reply::Captured { reflinked, pause_us: 0 })
         }
@@ -110,6 +113,13 @@ fn run(task: &Task, stream: OwnedFd, mounted: &Mounted, ids: u32) -> Result<Repl
                 .map_err(|e| unpack_fault("copy into the vessel", &e))
         }
     }
+}
+
+/// The directory with the upper directory.
+fn above(mounted: &Mounted) -> Result<OwnedFd, Fault> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat(&mounted.upper, "..", flags, Mode::empty())
+        .map_err(|e| Fault::io("open the writable layer", &e.into()))
 }
 
 /// The descriptor of the upper directory is a path only.

@@ -184,6 +184,9 @@ pub enum Request {
     /// Mounts other layers instead, after [`Request::Quiesce`]. Reply: [`Reply::Done`], with the root of what was mounted
     /// before, if it was: the last one to close it waits until what was written to it is on disk.
     Remount(MountSpec),
+    /// Copies what is large of the writable layer into the directory sent along, where [`Request::Capture`] takes what did not
+    /// change until then. Commands go on. Reply: [`Reply::Done`].
+    CopyAhead,
 }
 
 /// A reply.

@@ -20,6 +20,9 @@ use crate::manager::open::read_state;
 use crate::offload::blocking;
 use crate::store::{dirs, staged::Staged};
 
+/// Where the shim puts what it copies ahead (`files/ahead.rs` of the runtime).
+const AHEAD: &str = "ahead";
+
 /// Makes it; when the archive is to be waited for and cannot be stored, there is no snapshot.
 pub(super) async fn create(
     vessel: &Arc<VesselInner>,
@@ -57,6 +60,8 @@ async fn capture(
     made.pause_ms = Some(pause_us.div_ceil(1000));
     let (name, synced) = (made.id.clone(), !state.volatile);
     blocking(move || {
+        // What changed after it was copied ahead.
+        store.discard(staged.dir(), AHEAD)?;
         if synced {
             dirs::sync_all(staged.dir())?;
         }
@@ -66,6 +71,7 @@ async fn capture(
         dirs::sync(store.layers.as_fd())
     })
     .await?;
+    vessel.manager.sweep_later();
     state.packing.push(made.clone());
     if let Err(error) = save_state(vessel, &state).await {
         // It may have been written although we were told otherwise: the layer stays, and garbage is collected.
@@ -85,6 +91,11 @@ async fn copy(vessel: &VesselInner, options: &SnapshotOptions) -> Result<(Staged
     let longest_ms = u64::try_from(options.longest_pause.as_millis()).unwrap_or(u64::MAX);
     let (connection, copied) = blocking(move || {
         let staged = Staged::new(&store)?;
+        // What this cannot do is done while the commands stand still.
+        match connection.call(&Request::CopyAhead, &[staged.dir()]) {
+            Ok(_) | Err(CallError::Fault(_)) => {}
+            Err(error) => return Ok((connection, Err(error))),
+        }
         let reply = connection.call(&Request::Capture { longest_ms }, &[staged.dir()]);
         let copied = match reply {
             Ok((Reply::Captured { reflinked: true, pause_us }, _)) => {

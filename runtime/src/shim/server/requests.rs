@@ -83,6 +83,7 @@ impl Server {
                 Ok(Outcome::Later)
             }
             Request::Remount(spec) => self.exchange(id, spec),
+            Request::CopyAhead => self.job(id, &Task::CopyAhead, fds),
             file => on_files(&self.mounted()?.root, file, fds),
         }
     }
