@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod images;
+mod kernel;
 mod paths;
 mod processes;
 mod race;
