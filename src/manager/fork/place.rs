@@ -89,6 +89,7 @@ fn one(manager: &Arc<ManagerInner>, origin: &Origin, id: &str, synced: bool) -> 
     state.settings = origin.state.settings.clone();
     // What it wrote is in the layers.
     state.driver = origin.state.driver;
+    state.packing = origin.waiting_of(id);
     let staged = Staged::new(store)?;
     let durable = if synced { Durable::New } else { Durable::Nothing };
     mark_shared(staged.dir())?;
