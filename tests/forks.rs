@@ -3,6 +3,7 @@
 
 mod cli;
 mod killed;
+mod packing;
 mod stores;
 mod usage;
 

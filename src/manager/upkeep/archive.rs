@@ -88,7 +88,9 @@ impl ManagerInner {
         }
         match self.storage.copy_snapshot(&note.vessel, &snapshot.id, &snapshot.vessel_id).await {
             Ok(()) => Ok(Some(Archived { vessel: snapshot.vessel_id.clone(), ..note })),
-            Err(e) if matches!(e.kind(), StorageErrorKind::NotFound | StorageErrorKind::IntegrityViolation) => {
+            Err(e)
+                if matches!(e.kind(), StorageErrorKind::NotFound | StorageErrorKind::IntegrityViolation) =>
+            {
                 Ok(None)
             }
             Err(e) => {
