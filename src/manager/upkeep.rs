@@ -168,7 +168,7 @@ impl ManagerInner {
         let manifest = self.load_manifest(id).await?;
         let first = history::waiting(&manifest, &state).into_iter().next().cloned();
         let driver = state.driver.unwrap_or(Driver::Kernel);
-        Ok(first.map(|snapshot| Waiting { snapshot, driver }))
+        Ok(first.map(|snapshot| Waiting { level: state.levels.get(&snapshot.id).copied(), snapshot, driver }))
     }
 
     /// One after the other, parents before their children.
@@ -222,6 +222,7 @@ impl ManagerInner {
         merged.update_time = time::OffsetDateTime::now_utc();
         self.save_manifest(&history::stored(&merged)).await?;
         state.packing.retain(|other| other.id != stored.id);
+        state.levels.remove(&stored.id);
         let (fd, store) = (Arc::clone(dir), Arc::clone(&self.store));
         blocking(move || {
             if matches!(state.pending, Some(Pending::Sealed { .. })) {

@@ -44,6 +44,8 @@ pub(super) struct Waiting {
     pub(super) snapshot: SnapshotManifest,
     /// What wrote its layer.
     pub(super) driver: Driver,
+    /// How much to compress it, if not as ever.
+    pub(super) level: Option<i32>,
 }
 
 impl ManagerInner {
@@ -107,7 +109,7 @@ impl ManagerInner {
             Driver::Fuse => TreeFormat::FuseOverlay,
         };
         let snapshot = &waiting.snapshot;
-        stream_archive(self, &snapshot.vessel_id, &snapshot.id, move |out| {
+        stream_archive(self, &snapshot.vessel_id, &snapshot.id, waiting.level, move |out| {
             let job = Job::PackSealed { format };
             match launcher.worker()?.run(&job, &[layer.as_fd(), out.as_fd()], &mut |_| {})? {
                 JobDone::Packed(packed) => Ok(packed),
