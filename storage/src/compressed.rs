@@ -261,7 +261,7 @@ mod tests {
         storage.save_snapshot("v", "s", body(b"nine")).await.unwrap();
         assert_eq!(bytes(storage.load_snapshot("v", "s").await.unwrap()).await.unwrap(), b"nine");
         let refused = storage.save_snapshot_at("v", "t", body(b"t"), 1000).await.unwrap_err();
-        assert_eq!(refused.kind(), StorageErrorKind::Invalid);
+        assert_eq!(refused.kind(), StorageErrorKind::InvalidArgument);
         let tar: Vec<u8> = (0..200_000u32).flat_map(|n| (n % 977).to_le_bytes()).collect();
         let mut sizes = Vec::new();
         for level in [-50, 1, 19] {
