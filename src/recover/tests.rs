@@ -283,8 +283,8 @@ fn actions() -> impl Strategy<Value = Vec<(Action, Vec<usize>)>> {
 
 impl World {
     /// Does as much of an action as is done before the crash; what would be visible after all of it.
-    fn act(&mut self, number: usize, action: Action) -> BTreeSet<u32> {
-        let steps = match action {
+    fn act(&mut self, number: usize, action: &Action) -> BTreeSet<u32> {
+        let steps = match *action {
             Action::Write => {
                 self.write(u32::try_from(number).unwrap());
                 return self.visible();
@@ -335,7 +335,7 @@ proptest! {
         let mut world = World::new();
         for (number, (action, interruptions)) in actions.into_iter().enumerate() {
             let before = world.visible();
-            let after = world.act(number, action);
+            let after = world.act(number, &action);
             for steps in interruptions {
                 world.recover(steps);
             }
