@@ -93,13 +93,13 @@ pub enum Packer {
     /// Tasks of this process; when it ends before they do, whoever opens the vessel next goes on.
     #[default]
     Tasks,
-    /// A process of its own for each vessel that needs it, which outlives this one: `program` with `arguments` and the id of
-    /// the vessel, without environment, streams and working directory. It is to call
-    /// [`Manager::upkeep_vessel`](crate::Manager::upkeep_vessel).
+    /// A process of its own for each vessel that needs it, or for some hundred forks that were made at once, which outlives
+    /// this one: `program` with `arguments` and the ids of the vessels, without environment, streams and working directory.
+    /// It is to call [`Manager::upkeep_vessel`](crate::Manager::upkeep_vessel) for each.
     Process {
         /// The executable.
         program: PathBuf,
-        /// Its arguments before the id.
+        /// Its arguments before the ids.
         arguments: Vec<OsString>,
     },
 }

@@ -8,6 +8,8 @@
 //! restore them. They are listed here ([`VesselState::packing`]), and [`crate::history`] shows both as one.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use vesselrt_runtime::settings::Settings;
 use vesselrt_runtime::shim::protocol::{Driver, MountSpec};
@@ -89,6 +91,9 @@ pub(crate) struct VesselState {
     /// What the commands may use of the host.
     #[serde(default)]
     pub(crate) settings: Settings,
+    /// How much archives of theirs are to be compressed that are not to be as the others.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) levels: BTreeMap<String, i32>,
 }
 
 impl VesselState {
@@ -103,6 +108,7 @@ impl VesselState {
             pending: None,
             packing: Vec::new(),
             settings: Settings::default(),
+            levels: BTreeMap::new(),
         }
     }
 
@@ -121,6 +127,8 @@ impl VesselState {
         }
         state.version = VERSION;
         state.check_names(vessel)?;
+        let VesselState { levels, packing, .. } = &mut state;
+        levels.retain(|id, _| packing.iter().any(|waiting| waiting.id == *id));
         Ok(state)
     }
 

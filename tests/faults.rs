@@ -3,6 +3,8 @@
 //! nothing is left running, and a second attempt succeeds.
 #![forbid(unsafe_code)]
 
+mod merge;
+
 use std::collections::HashSet;
 use std::path::Path;
 use std::process::Command;
@@ -18,6 +20,9 @@ tests!(
     a_restore_meets_faults_at_every_step,
     a_removal_of_a_snapshot_meets_faults_at_every_step,
     a_deletion_of_a_vessel_meets_faults_at_every_step,
+    a_fork_meets_errors_at_every_step,
+    a_fork_is_killed_at_every_step,
+    a_squash_meets_faults_at_every_step,
 );
 
 /// A system call that changes something, and how it fails where disks do.
@@ -67,15 +72,30 @@ async fn prepared(manager: &Manager) -> Before {
     Before { id: vessel.id().to_owned(), one: ids.pop().unwrap(), two }
 }
 
+/// How a call is met.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Error,
+    Kill,
+}
+
 /// Sweeps over all faults, on a new vessel each.
 async fn sweep(store: &Store, operation: &Operation) {
+    sweep_over(store, operation, &[Kind::Error, Kind::Kill]).await;
+}
+
+async fn sweep_over(store: &Store, operation: &Operation, kinds: &[Kind]) {
     if !need(&[Cap::Root, Cap::Strace]) {
         return;
     }
     let manager = store.stocked().await;
     let mut met = 0;
     for (call, error) in CALLS {
-        for fault in [format!("error={error}"), "signal=KILL".to_owned()] {
+        for kind in kinds {
+            let fault = match kind {
+                Kind::Error => format!("error={error}"),
+                Kind::Kill => "signal=KILL".to_owned(),
+            };
             for nth in 1..=MANY {
                 let before = prepared(&manager).await;
                 let what = format!("{call}:{fault}:when={nth}");
@@ -165,8 +185,29 @@ async fn either_old_or_new(
     let arguments = arguments(operation, before);
     let again = store.cli(&arguments.iter().map(String::as_str).collect::<Vec<_>>()).output().unwrap();
     let text = String::from_utf8_lossy(&again.stderr);
-    assert!(again.status.success() || text.contains("not found"), "{what}, again: {again:?}");
+    let done = text.contains("not found") || text.contains("exists already");
+    assert!(again.status.success() || done, "{what}, again: {again:?}");
+    forks_are_whole(store, manager, id, what).await;
     restorable(store, manager, id, what).await;
+}
+
+/// Vessels that the operation made are as it, and can be restored like it.
+async fn forks_are_whole(store: &Store, manager: &Manager, id: &str, what: &str) {
+    let mut forks: Vec<String> =
+        manager.list_vessels().await.unwrap().into_iter().map(|vessel| vessel.id).collect();
+    forks.retain(|fork| fork != id);
+    for fork in &forks {
+        let vessel = manager.open_vessel(fork).await.unwrap_or_else(|e| panic!("{what}: {e}"));
+        assert_eq!(vessel.read_file("state").await.unwrap(), b"three", "{what}");
+        vessel.close().await.unwrap();
+    }
+    // Before layers are taken away that others wait with.
+    for waiting in manager.list_vessels().await.unwrap() {
+        manager.wait_snapshot(&waiting.id, None).await.unwrap_or_else(|e| panic!("{what}: {e}"));
+    }
+    for fork in forks {
+        restorable(store, manager, &fork, what).await;
+    }
 }
 
 /// Every snapshot that is listed can be restored: from its layer, and from its archive alone.
@@ -257,6 +298,33 @@ async fn a_deletion_of_a_vessel_meets_faults_at_every_step(store: &Store) {
     sweep(
         store,
         &Operation { args: &["rm", "ID"], states: &[None, Some("three")], listed: &[&["one", "two"]] },
+    )
+    .await;
+}
+
+/// What the vessel is now becomes a snapshot.
+const FORK: Operation = Operation {
+    args: &["fork", "ID", "--id", "fork", "-m", "three"],
+    states: &[Some("three")],
+    listed: &[&["one", "two"], &["one", "two", "three"]],
+};
+
+async fn a_fork_meets_errors_at_every_step(store: &Store) {
+    sweep_over(store, &FORK, &[Kind::Error]).await;
+}
+
+async fn a_fork_is_killed_at_every_step(store: &Store) {
+    sweep_over(store, &FORK, &[Kind::Kill]).await;
+}
+
+async fn a_squash_meets_faults_at_every_step(store: &Store) {
+    sweep(
+        store,
+        &Operation {
+            args: &["snapshot", "rm", "ID", "ONE", "--squash"],
+            states: &[Some("three")],
+            listed: &[&["one", "two"], &["two"]],
+        },
     )
     .await;
 }

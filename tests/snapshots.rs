@@ -6,6 +6,7 @@ mod foreign;
 mod long;
 mod running;
 mod sealed;
+mod sweep;
 mod upkeep;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

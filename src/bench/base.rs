@@ -7,10 +7,11 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use tar::{Archive, Builder, EntryType, Header};
+use tar::{Archive, Builder, EntryType};
 
 use crate::cli::{Failure, Outcome};
 use crate::demo;
+use crate::demo::rootfs::header;
 use crate::demo::tools;
 
 /// What is linked to busybox.
@@ -70,17 +71,6 @@ fn write(tar: &Path, busybox: &Path) -> io::Result<()> {
         tar.append_link(&mut header, Path::new("bin").join(applet), "busybox")?;
     }
     tar.into_inner()?.sync_all()
-}
-
-fn header(kind: EntryType, mode: u32, size: u64) -> Header {
-    let mut header = Header::new_gnu();
-    header.set_entry_type(kind);
-    header.set_mode(mode);
-    header.set_size(size);
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_mtime(0);
-    header
 }
 
 /// It is an archive of our own: nothing in it leads out.

@@ -57,8 +57,6 @@ impl From<DriverChoice> for OverlayDriver {
 pub(crate) struct Context {
     root: Option<PathBuf>,
     driver: OverlayDriver,
-    /// How much snapshots are compressed, if not as ever.
-    compression: Option<i32>,
     /// Output is JSON.
     pub(crate) json: bool,
     /// No progress, no notes.
@@ -73,7 +71,6 @@ impl Context {
             // An empty variable is as good as none.
             root: globals.root.filter(|root| !root.is_empty()).map(PathBuf::from),
             driver: globals.driver.into(),
-            compression: None,
             json: globals.json,
             quiet: globals.quiet,
             verbose: globals.verbose,
@@ -89,21 +86,9 @@ impl Context {
     pub(crate) fn config_at(&self, root: &Path) -> ManagerConfig {
         let registries = Registries::Load(vesselrt::registry::default_sources());
         // This program again: it goes on when this process has ended.
-        let mut arguments = vec!["upkeep".into(), "--root".into(), root.into()];
-        if let Some(level) = self.compression {
-            arguments.extend(["--level".into(), level.to_string().into()]);
-        }
+        let arguments = vec!["upkeep".into(), "--root".into(), root.into()];
         let packer = Packer::Process { program: "/proc/self/exe".into(), arguments };
-        let config = ManagerConfig::new(root).overlay(self.driver).registries(registries).packer(packer);
-        match self.compression {
-            Some(level) => config.compression(level),
-            None => config,
-        }
-    }
-
-    /// The same, where snapshots are compressed at `level`.
-    pub(crate) fn compressing(&self, level: Option<i32>) -> Self {
-        Self { compression: level, ..self.clone() }
+        ManagerConfig::new(root).overlay(self.driver).registries(registries).packer(packer)
     }
 
     /// Opens the store.

@@ -50,15 +50,17 @@ pub(super) async fn stop(args: Stop, context: &Context) -> Outcome {
 /// Arguments of `upkeep`.
 #[derive(Debug, Args)]
 pub(super) struct Upkeep {
-    /// How much to compress archives
-    #[arg(long, value_name = "N")]
-    level: Option<i32>,
-    /// Id of the vessel
-    id: String,
+    /// Ids of vessels
+    #[arg(value_name = "ID", required = true)]
+    ids: Vec<String>,
 }
 
 /// In a process of its own, whose streams nobody reads.
 pub(super) async fn upkeep(args: &Upkeep, context: &Context) -> Outcome {
-    let manager = context.compressing(args.level).manager_for_upkeep().await?;
-    Ok(manager.upkeep_vessel(&args.id).await?)
+    let manager = context.manager_for_upkeep().await?;
+    let mut failure = None;
+    for id in &args.ids {
+        failure = failure.or(manager.upkeep_vessel(id).await.err());
+    }
+    failure.map_or(Ok(()), |error| Err(error.into()))
 }

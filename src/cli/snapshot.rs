@@ -157,10 +157,9 @@ async fn create(args: &Create, context: &Context) -> Outcome {
     if args.fast {
         options = options.sealed();
     }
-    let snapshot = context
-        .compressing(args.level)
-        .with_vessel(&args.id, async |vessel| Ok(vessel.create_snapshot_with(options).await?))
-        .await?;
+    options.level = args.level;
+    let snapshot =
+        context.with_vessel(&args.id, async |vessel| Ok(vessel.create_snapshot_with(options).await?)).await?;
     if let Some(pause) = snapshot.pause_ms {
         context.note(&format!("commands stood still for {pause} ms"));
     }

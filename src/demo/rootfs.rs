@@ -79,7 +79,8 @@ fn link(tar: &mut Builder<impl Write>, path: &Path, target: &Path) -> io::Result
     tar.append_link(&mut header(EntryType::Symlink, 0o777, 0), path, target)
 }
 
-fn header(kind: EntryType, mode: u32, size: u64) -> Header {
+/// Of root, and as old as can be.
+pub(crate) fn header(kind: EntryType, mode: u32, size: u64) -> Header {
     let mut header = Header::new_gnu();
     header.set_entry_type(kind);
     header.set_mode(mode);

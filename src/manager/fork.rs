@@ -1,7 +1,9 @@
 //! Forks: vessels that begin where another one is, or was.
 //!
 //! A fork has the snapshots that lead to where it begins: their layers are shared, their archives are its own as well, and
-//! its writable layer is made when it is first opened. The steps, for some forks at a time:
+//! its writable layer is made when it is first opened. Snapshots that wait for their archives wait in the fork too; whoever
+//! of those that have one packs it first shares the archive with the others (`upkeep/archive.rs`), and needs none of
+//! them for it. The steps, for some forks at a time:
 //!
 //! 1. `vessels/FORK` with its state, marked as unfinished, and locked
 //! 2. storage: archives and manifest — from here on the fork exists
@@ -25,10 +27,13 @@ use self::origin::Origin;
 use self::place::Placed;
 use super::ManagerInner;
 use crate::error::{Error, Result};
+use crate::history;
 use crate::offload::blocking;
 
 /// Forks that are made at a time: each holds two descriptors meanwhile.
 const BATCH: usize = 64;
+/// Forks whose archives are seen to by one task, or by one process, which gets their ids as arguments.
+const AT_ONCE: usize = 1000;
 /// Forks that are made by one call at most.
 const MOST: usize = 100_000;
 
@@ -136,6 +141,12 @@ pub(super) async fn fork(
             }
         }
     }
+    if origin.chain.iter().any(|snapshot| !snapshot.is_stored()) {
+        // After the vessel itself, which was asked first and packs for all.
+        for some in made.chunks(AT_ONCE) {
+            manager.upkeep_these_later(some.iter().map(|fork| fork.id.clone()).collect());
+        }
+    }
     Ok(made)
 }
 
@@ -169,11 +180,14 @@ async fn exist(
     let mut manifests = Vec::with_capacity(placed.len());
     let mut forks = Vec::with_capacity(placed.len());
     for fork in &placed {
-        let manifest = origin.manifest_of(&fork.id, &options.labels);
-        forks.push(VesselFork::new(&fork.id, manifest.to_json().map_err(failed)?));
-        manifests.push(manifest);
+        let manifest = Arc::new(origin.manifest_of(&fork.id, &options.labels));
+        let stored = history::stored(&manifest);
+        forks.push(VesselFork::new(&fork.id, stored.to_json().map_err(failed)?));
+        drop(stored);
+        manifests.push(Arc::unwrap_or_clone(manifest));
     }
-    let snapshots: Vec<String> = origin.chain.iter().map(|snapshot| snapshot.id.clone()).collect();
+    let stored = origin.chain.iter().filter(|snapshot| snapshot.is_stored());
+    let snapshots: Vec<String> = stored.map(|snapshot| snapshot.id.clone()).collect();
     manager.storage.fork_vessel(id, &snapshots, &forks).await.map_err(failed)?;
     blocking(move || placed.into_iter().try_for_each(Placed::finish)).await?;
     Ok(manifests)
@@ -190,18 +204,25 @@ async fn undo(manager: &Arc<ManagerInner>, ids: Vec<String>) {
     manager.sweep_later();
 }
 
+fn of_fork(id: &str, snapshot: &SnapshotManifest) -> SnapshotManifest {
+    SnapshotManifest { vessel_id: id.to_owned(), ..snapshot.clone() }
+}
+
 impl Origin {
-    /// The manifest of a fork: the snapshots that lead to where it begins, as its own.
+    /// Those of the snapshots that wait for their archives, as a fork's own.
+    fn waiting_of(&self, id: &str) -> Vec<SnapshotManifest> {
+        self.chain.iter().filter(|snapshot| !snapshot.is_stored()).map(|one| of_fork(id, one)).collect()
+    }
+
+    /// The manifest of a fork as its user sees it: the snapshots that lead to where it begins, as its own.
     fn manifest_of(&self, id: &str, labels: &BTreeMap<String, String>) -> VesselManifest {
         let now = OffsetDateTime::now_utc();
-        let own =
-            |snapshot: &SnapshotManifest| SnapshotManifest { vessel_id: id.to_owned(), ..snapshot.clone() };
         let mut manifest = VesselManifest {
             id: id.to_owned(),
             current_snapshot_id: self.chain.last().map_or_else(String::new, |top| top.id.clone()),
             create_time: now,
             update_time: now,
-            snapshots: self.chain.iter().map(own).collect(),
+            snapshots: self.chain.iter().map(|snapshot| of_fork(id, snapshot)).collect(),
             version: self.manifest.version,
             base_image_ref: self.manifest.base_image_ref.clone(),
             base_image_digest: self.manifest.base_image_digest.clone(),

@@ -4,15 +4,18 @@
 //! process of its own ([`Packer`]), and taken up again by whoever opens the vessel when nobody does it.
 #![forbid(unsafe_code)]
 
+mod archive;
+
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use vesselrt_runtime::shim::protocol::{Driver, Packed};
-use vesselrt_runtime::worker::{Job, JobDone, TreeFormat};
+use vesselrt_runtime::shim::protocol::Driver;
+use vesselrt_runtime::worker::{Job, JobDone};
 use vesselrt_storage::manifest::SnapshotManifest;
 
+use self::archive::{Archived, Waiting};
 use super::ManagerInner;
 use super::open::{OPS_LOCK, read_state, write_state};
 use crate::config::Packer;
@@ -23,7 +26,6 @@ use crate::state::{Pending, VesselState};
 use crate::store::dirs;
 use crate::store::lock::{self, FileLock};
 use crate::store::staged::Staged;
-use crate::vessel::snapshot::stream_archive;
 
 /// Held by whoever packs the snapshots of a vessel.
 const UPKEEP_LOCK: &str = "upkeep.lock";
@@ -48,19 +50,26 @@ impl ManagerInner {
 
     /// Sees to it that what a vessel's snapshots wait for is done. What fails is tried again when the vessel is opened.
     pub(crate) fn upkeep_later(self: &Arc<Self>, id: &str) {
+        self.upkeep_these_later(vec![id.to_owned()]);
+    }
+
+    /// [`Self::upkeep_later`] of some vessels, one after the other.
+    pub(crate) fn upkeep_these_later(self: &Arc<Self>, ids: Vec<String>) {
         match &self.config.packer {
             Packer::Tasks => {
-                let (manager, id) = (Arc::clone(self), id.to_owned());
+                let manager = Arc::clone(self);
                 self.upkeepers.send_modify(|count| *count += 1);
                 tokio::spawn(async move {
                     let at_work = AtWork(&manager);
-                    let _ = manager.upkeep(&id).await;
+                    for id in ids {
+                        let _ = manager.upkeep(&id).await;
+                    }
                     drop(at_work);
                 });
             }
             Packer::Process { program, arguments } => {
                 let mut command = Command::new(program);
-                command.args(arguments).arg(id).env_clear().current_dir("/");
+                command.args(arguments).args(ids).env_clear().current_dir("/");
                 command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
                 // Without it the archive is packed when the vessel is opened next.
                 let Ok(mut child) = command.spawn() else { return };
@@ -154,28 +163,27 @@ impl ManagerInner {
         Ok(blocking(move || store.vessel(&id)).await?.map(Arc::new))
     }
 
-    /// The oldest snapshot that waits for its archive, and what wrote its layer.
-    async fn first_waiting(
-        &self,
-        id: &str,
-        dir: &Arc<OwnedFd>,
-    ) -> Result<Option<(SnapshotManifest, Driver)>> {
+    /// The oldest snapshot that waits for its archive.
+    async fn first_waiting(&self, id: &str, dir: &Arc<OwnedFd>) -> Result<Option<Waiting>> {
         let state = state_of(id, dir).await?;
         if state.packing.is_empty() {
             return Ok(None);
         }
         let manifest = self.load_manifest(id).await?;
         let first = history::waiting(&manifest, &state).into_iter().next().cloned();
-        Ok(first.map(|first| (first, state.driver.unwrap_or(Driver::Kernel))))
+        let driver = state.driver.unwrap_or(Driver::Kernel);
+        Ok(first.map(|snapshot| Waiting { level: state.levels.get(&snapshot.id).copied(), snapshot, driver }))
     }
 
     /// One after the other, parents before their children.
     async fn store_all(self: &Arc<Self>, id: &str, dir: &Arc<OwnedFd>, _lock: FileLock) -> Result<()> {
-        while let Some((waiting, driver)) = self.first_waiting(id, dir).await? {
-            match self.pack_sealed(&waiting, driver).await {
-                Ok(packed) => {
+        while let Some(waiting) = self.first_waiting(id, dir).await? {
+            let archived = self.provide_archive(&waiting).await;
+            let waiting = waiting.snapshot;
+            match archived {
+                Ok(archived) => {
                     let snapshot = waiting.id.clone();
-                    let recorded = self.record(id, dir, waiting, &packed).await;
+                    let recorded = self.record(id, dir, waiting, archived).await;
                     if recorded.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound) {
                         // The vessel was deleted meanwhile.
                         self.forget_archive(id, &snapshot).await?;
@@ -195,32 +203,13 @@ impl ManagerInner {
         Ok(())
     }
 
-    /// Streams a sealed layer into the storage.
-    async fn pack_sealed(self: &Arc<Self>, waiting: &SnapshotManifest, driver: Driver) -> Result<Packed> {
-        let (launcher, store, name) = (self.launcher()?, Arc::clone(&self.store), waiting.id.clone());
-        let format = match driver {
-            Driver::Kernel => TreeFormat::Overlay,
-            Driver::Fuse => TreeFormat::FuseOverlay,
-        };
-        stream_archive(self, &waiting.vessel_id, &waiting.id, move |out| {
-            let layer = dirs::open(store.layers.as_fd(), &name)?
-                .ok_or_else(|| Error::integrity(format!("the sealed layer of snapshot {name} is missing")))?;
-            let job = Job::PackSealed { format };
-            match launcher.worker()?.run(&job, &[layer.as_fd(), out.as_fd()], &mut |_| {})? {
-                JobDone::Packed(packed) => Ok(packed),
-                _ => Err(Error::internal("unexpected reply of the worker: not packed")),
-            }
-        })
-        .await
-    }
-
     /// The snapshot enters the manifest, unless it was deleted meanwhile.
     async fn record(
         self: &Arc<Self>,
         id: &str,
         dir: &Arc<OwnedFd>,
         waiting: SnapshotManifest,
-        packed: &Packed,
+        archived: Archived,
     ) -> Result<()> {
         let (_ops, mut state) = self.ops(id, dir).await?;
         let manifest = self.load_manifest(id).await?;
@@ -229,14 +218,15 @@ impl ManagerInner {
         }
         let mut merged = history::merged(&manifest, &state);
         let stored = SnapshotManifest {
-            checksum: format!("sha256:{}", packed.sha256),
-            size: packed.size,
+            checksum: archived.checksum,
+            size: archived.size,
             ..merged.snapshot(&waiting.id).unwrap_or(&waiting).clone()
         };
         merged.snapshots.iter_mut().filter(|other| other.id == stored.id).for_each(|s| s.clone_from(&stored));
         merged.update_time = time::OffsetDateTime::now_utc();
         self.save_manifest(&history::stored(&Arc::new(merged))).await?;
         state.packing.retain(|other| other.id != stored.id);
+        state.levels.remove(&stored.id);
         let (fd, store) = (Arc::clone(dir), Arc::clone(&self.store));
         blocking(move || {
             if matches!(state.pending, Some(Pending::Sealed { .. })) {

@@ -281,6 +281,53 @@ fn actions() -> impl Strategy<Value = Vec<(Action, Vec<usize>)>> {
     prop::collection::vec((action, prop::collection::vec(0..6usize, 0..3)), 1..16)
 }
 
+impl World {
+    /// Does as much of an action as is done before the crash; what would be visible after all of it.
+    fn act(&mut self, number: usize, action: &Action) -> BTreeSet<u32> {
+        let steps = match *action {
+            Action::Write => {
+                self.write(u32::try_from(number).unwrap());
+                return self.visible();
+            }
+            Action::SealOnly { crash } => (self.seal_only_steps(&format!("s{number}")), crash),
+            Action::Copy { crash } => (self.copy_steps(&format!("s{number}")), crash),
+            Action::Store { crash } => (self.store_steps(), crash),
+            Action::Seal { crash } => {
+                // Parents before children.
+                while !self.state.packing.is_empty() {
+                    self.store_steps().iter().for_each(|step| step(self));
+                }
+                (self.seal_steps(&format!("s{number}")), crash)
+            }
+            Action::Restore { which, crash } => return self.restore(which, crash),
+            Action::Delete { which, crash } => (self.delete_one(which), crash),
+        };
+        let before = self.visible();
+        steps.0.iter().take(steps.1).for_each(|step| step(self));
+        before
+    }
+
+    fn restore(&mut self, which: usize, crash: usize) -> BTreeSet<u32> {
+        let merged = self.merged();
+        let ids: Vec<_> = merged.snapshots.iter().map(|s| s.id.clone()).collect();
+        let Some(id) = ids.get(which % ids.len().max(1)) else { return self.visible() };
+        let content = |id: &String| self.layers.get(id).or(self.archives.get(id)).unwrap().clone();
+        let after = layers(&merged, id).unwrap().iter().flat_map(content).collect();
+        self.restore_steps(id).iter().take(crash).for_each(|step| step(self));
+        after
+    }
+
+    /// The steps of deleting one that can be deleted.
+    fn delete_one(&self, which: usize) -> Vec<Step> {
+        let merged = self.merged();
+        let free = |s: &&SnapshotManifest| {
+            merged.children(&s.id).next().is_none() && s.id != merged.current_snapshot_id
+        };
+        let ids: Vec<_> = merged.snapshots.iter().filter(free).map(|s| s.id.clone()).collect();
+        ids.get(which % ids.len().max(1)).map(|id| self.delete_steps(id)).unwrap_or_default()
+    }
+}
+
 proptest! {
     /// Wherever it stops, everything is as before the operation or as after it, and nothing that was written is lost.
     #[test]
@@ -288,55 +335,7 @@ proptest! {
         let mut world = World::new();
         for (number, (action, interruptions)) in actions.into_iter().enumerate() {
             let before = world.visible();
-            let mut after = before.clone();
-            match action {
-                Action::Write => {
-                    world.write(u32::try_from(number).unwrap());
-                    after = world.visible();
-                }
-                Action::SealOnly { crash } => {
-                    let steps = world.seal_only_steps(&format!("s{number}"));
-                    steps.iter().take(crash).for_each(|step| step(&mut world));
-                }
-                Action::Copy { crash } => {
-                    let steps = world.copy_steps(&format!("s{number}"));
-                    steps.iter().take(crash).for_each(|step| step(&mut world));
-                }
-                Action::Store { crash } => {
-                    let steps = world.store_steps();
-                    steps.iter().take(crash).for_each(|step| step(&mut world));
-                }
-                Action::Seal { crash } => {
-                    // Parents before children.
-                    while !world.state.packing.is_empty() {
-                        world.store_steps().iter().for_each(|step| step(&mut world));
-                    }
-                    let steps = world.seal_steps(&format!("s{number}"));
-                    steps.iter().take(crash).for_each(|step| step(&mut world));
-                }
-                Action::Restore { which, crash } => {
-                    let merged = world.merged();
-                    let ids: Vec<_> = merged.snapshots.iter().map(|s| s.id.clone()).collect();
-                    if let Some(id) = ids.get(which % ids.len().max(1)) {
-                        let sealed = layers(&merged, id).unwrap();
-                        let content = |id: &String| world.layers.get(id).or(world.archives.get(id)).unwrap().clone();
-                        after = sealed.iter().flat_map(content).collect();
-                        let steps = world.restore_steps(id);
-                        steps.iter().take(crash).for_each(|step| step(&mut world));
-                    }
-                }
-                Action::Delete { which, crash } => {
-                    let merged = world.merged();
-                    let free = |s: &&SnapshotManifest| {
-                        merged.children(&s.id).next().is_none() && s.id != merged.current_snapshot_id
-                    };
-                    let ids: Vec<_> = merged.snapshots.iter().filter(free).map(|s| s.id.clone()).collect();
-                    if let Some(id) = ids.get(which % ids.len().max(1)) {
-                        let steps = world.delete_steps(id);
-                        steps.iter().take(crash).for_each(|step| step(&mut world));
-                    }
-                }
-            }
+            let after = world.act(number, &action);
             for steps in interruptions {
                 world.recover(steps);
             }

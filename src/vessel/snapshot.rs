@@ -165,6 +165,11 @@ fn is_kept(connection: &mut Connection) -> Result<bool, CallError> {
 
 pub(super) async fn create(vessel: &Arc<VesselInner>, options: SnapshotOptions) -> Result<SnapshotManifest> {
     upkeep::check_labels(&options.labels)?;
+    if let Some(level) = options.level {
+        vesselrt_storage::compressed::check_level(level).map_err(|e| {
+            Error::invalid(format!("cannot compress a snapshot at level {level}")).with_source(e)
+        })?;
+    }
     if options.sealed {
         return seal::create(vessel, &options).await;
     }
@@ -251,7 +256,7 @@ async fn seal(
     settle_names(vessel, &still.state).await?;
     still.state.pending = Some(Pending::Seal { snapshot: snapshot.to_owned() });
     save_state(vessel, &still.state).await?;
-    let packed = archive(vessel, &still.connection, snapshot).await?;
+    let packed = archive(vessel, &still.connection, snapshot, options.level).await?;
     let now = OffsetDateTime::now_utc();
     let made = SnapshotManifest {
         id: snapshot.to_owned(),
@@ -280,10 +285,15 @@ async fn seal(
 }
 
 /// Streams the writable layer into the storage.
-async fn archive(vessel: &VesselInner, connection: &Connection, snapshot: &str) -> Result<Packed> {
+async fn archive(
+    vessel: &VesselInner,
+    connection: &Connection,
+    snapshot: &str,
+    level: Option<i32>,
+) -> Result<Packed> {
     let mut connection =
         connection.try_clone().map_err(|e| Error::io("failed to duplicate a descriptor", e))?;
-    stream_archive(&vessel.manager, &vessel.id, snapshot, move |theirs| {
+    stream_archive(&vessel.manager, &vessel.id, snapshot, level, move |theirs| {
         connection.send(&Request::PackUpper, &[theirs.as_fd()])?;
         // Ours too must be closed for the reader to see the end.
         drop(theirs);

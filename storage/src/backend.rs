@@ -94,6 +94,21 @@ pub trait Storage: Debug + Send + Sync + 'static {
     /// `Invalid` ids, `Io` (also the error of `body`).
     async fn save_snapshot(&self, vessel_id: &str, snapshot_id: &str, body: ByteStream) -> Result<()>;
 
+    /// [`Self::save_snapshot`] compressed with this level of zstd, by a backend that compresses; by default, and to others,
+    /// it is the same.
+    ///
+    /// # Errors
+    /// Those of [`Self::save_snapshot`]; `Invalid` for a level that zstd does not have.
+    async fn save_snapshot_at(
+        &self,
+        vessel_id: &str,
+        snapshot_id: &str,
+        body: ByteStream,
+        _level: i32,
+    ) -> Result<()> {
+        self.save_snapshot(vessel_id, snapshot_id, body).await
+    }
+
     /// Opens the archive of a snapshot.
     ///
     /// # Errors
@@ -193,6 +208,15 @@ impl<S: Storage + ?Sized> Storage for Arc<S> {
     }
     async fn save_snapshot(&self, vessel_id: &str, snapshot_id: &str, body: ByteStream) -> Result<()> {
         (**self).save_snapshot(vessel_id, snapshot_id, body).await
+    }
+    async fn save_snapshot_at(
+        &self,
+        vessel_id: &str,
+        snapshot_id: &str,
+        body: ByteStream,
+        level: i32,
+    ) -> Result<()> {
+        (**self).save_snapshot_at(vessel_id, snapshot_id, body, level).await
     }
     async fn load_snapshot(&self, vessel_id: &str, snapshot_id: &str) -> Result<ByteStream> {
         (**self).load_snapshot(vessel_id, snapshot_id).await

@@ -56,12 +56,8 @@ impl<S: Storage> CompressedStorage<S> {
     /// # Errors
     /// `Invalid` for a level that zstd does not have.
     pub fn with_level(self, level: i32) -> Result<Self> {
-        let known = zstd::compression_level_range();
-        if known.contains(&level) {
-            return Ok(Self { settings: Settings { level, ..self.settings }, ..self });
-        }
-        let why = format!("it is not between {} and {}", known.start(), known.end());
-        Err(StorageError::invalid(format!("zstd level {level}"), why))
+        check_level(level)?;
+        Ok(Self { settings: Settings { level, ..self.settings }, ..self })
     }
 
     /// Another number of frames (4 MiB each) to be compressed at the same time, at least 1; by default as many as there
@@ -75,6 +71,19 @@ impl<S: Storage> CompressedStorage<S> {
     pub fn inner(&self) -> &S {
         &self.inner
     }
+}
+
+/// Whether zstd has this level: 1 to 22, 0 for its own default, and negative ones, which are faster.
+///
+/// # Errors
+/// `Invalid`.
+pub fn check_level(level: i32) -> Result<()> {
+    let known = zstd::compression_level_range();
+    if known.contains(&level) {
+        return Ok(());
+    }
+    let why = format!("it is not between {} and {}", known.start(), known.end());
+    Err(StorageError::invalid(format!("zstd level {level}"), why))
 }
 
 #[async_trait]
@@ -98,6 +107,18 @@ impl<S: Storage> Storage for CompressedStorage<S> {
 
     async fn save_snapshot(&self, vessel_id: &str, snapshot_id: &str, body: ByteStream) -> Result<()> {
         self.inner.save_snapshot(vessel_id, snapshot_id, compress(body, self.settings)).await
+    }
+
+    async fn save_snapshot_at(
+        &self,
+        vessel_id: &str,
+        snapshot_id: &str,
+        body: ByteStream,
+        level: i32,
+    ) -> Result<()> {
+        check_level(level)?;
+        let settings = Settings { level, ..self.settings };
+        self.inner.save_snapshot(vessel_id, snapshot_id, compress(body, settings)).await
     }
 
     async fn load_snapshot(&self, vessel_id: &str, snapshot_id: &str) -> Result<ByteStream> {
@@ -239,6 +260,16 @@ mod tests {
         let storage = storage.with_level(9).unwrap();
         storage.save_snapshot("v", "s", body(b"nine")).await.unwrap();
         assert_eq!(bytes(storage.load_snapshot("v", "s").await.unwrap()).await.unwrap(), b"nine");
+        let refused = storage.save_snapshot_at("v", "t", body(b"t"), 1000).await.unwrap_err();
+        assert_eq!(refused.kind(), StorageErrorKind::InvalidArgument);
+        let tar: Vec<u8> = (0..200_000u32).flat_map(|n| (n % 977).to_le_bytes()).collect();
+        let mut sizes = Vec::new();
+        for level in [-50, 1, 19] {
+            storage.save_snapshot_at("v", "t", body(&tar), level).await.unwrap();
+            sizes.push(bytes(storage.inner().load_snapshot("v", "t").await.unwrap()).await.unwrap().len());
+            assert_eq!(bytes(storage.load_snapshot("v", "t").await.unwrap()).await.unwrap(), tar);
+        }
+        assert!(sizes[0] > sizes[1] && sizes[1] > sizes[2], "{sizes:?}");
     }
 
     #[tokio::test]

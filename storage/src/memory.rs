@@ -158,6 +158,16 @@ impl Storage for MemoryStorage {
         Ok(())
     }
 
+    async fn save_snapshot_at(
+        &self,
+        vessel_id: &str,
+        snapshot_id: &str,
+        body: ByteStream,
+        _level: i32,
+    ) -> Result<()> {
+        self.save_snapshot(vessel_id, snapshot_id, body).await
+    }
+
     async fn load_snapshot(&self, vessel_id: &str, snapshot_id: &str) -> Result<ByteStream> {
         check_id("vessel", vessel_id)?;
         check_id("snapshot", snapshot_id)?;

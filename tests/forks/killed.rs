@@ -50,8 +50,7 @@ async fn forks_that_are_listed_are_whole_whenever_their_maker_is_killed(store: &
         assert_eq!(state(&open).await, "now\n");
         open.close().await.unwrap();
         for id in listed.iter().filter(|id| *id != vessel.id()) {
-            let manifest = manager.vessel_manifest(id).await.unwrap();
-            for snapshot in &manifest.snapshots {
+            for snapshot in manager.wait_snapshot(id, None).await.unwrap() {
                 assert!(super::archive(store, id, &snapshot.id).exists(), "{id} {}", snapshot.id);
             }
             manager.delete_vessel(id).await.unwrap();

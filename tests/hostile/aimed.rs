@@ -17,11 +17,18 @@ const NAME: usize = 100;
 fn aimed(victim: &str) -> Vec<(&'static str, Vec<Item>)> {
     // As far up as the name field of a header allows.
     let up = "../".repeat(12.min((NAME - "/secret".len()).saturating_sub(victim.len()) / "../".len()));
+    let mut all = by_paths(victim, &up);
+    all.extend(through_links(victim, &up));
+    all
+}
+
+fn link(target: String) -> Item {
+    Item::symlink("l", target)
+}
+
+fn by_paths(victim: &str, up: &str) -> Vec<(&'static str, Vec<Item>)> {
     let at = |name: &str| format!("{victim}/{name}");
-    let link = |target: String| Item::symlink("l", target);
     let absolute = || link(format!("/{victim}"));
-    let secret = || link(format!("/{victim}/secret"));
-    let whiteout = |name: &str| Item::file(name, "");
     vec![
         ("an absolute name", vec![Item::file(format!("/{}", at("hello")), "evil")]),
         ("a name with many slashes", vec![Item::file(format!("//.//{}", at("hello")), "evil")]),
@@ -52,6 +59,15 @@ fn aimed(victim: &str) -> Vec<(&'static str, Vec<Item>)> {
                 Item::file("a/b/c/secret", "evil"),
             ],
         ),
+    ]
+}
+
+fn through_links(victim: &str, up: &str) -> Vec<(&'static str, Vec<Item>)> {
+    let at = |name: &str| format!("{victim}/{name}");
+    let absolute = || link(format!("/{victim}"));
+    let secret = || link(format!("/{victim}/secret"));
+    let whiteout = |name: &str| Item::file(name, "");
+    vec![
         ("a directory over a link", vec![absolute(), Item::dir("l").mode(0), Item::file("l/hello", "evil")]),
         ("a directory through a link", vec![absolute(), Item::dir("l/dir").mode(0o777), Item::dir("l/made")]),
         ("a file over a link to a file", vec![secret(), Item::file("l", "evil").mode(0o4777)]),

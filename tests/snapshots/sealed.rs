@@ -17,6 +17,8 @@ tests!(
     a_sealed_snapshot_is_in_the_storage_only_when_its_archive_is,
     archives_are_packed_by_whoever_opens_the_vessel_next,
     a_snapshot_that_waits_is_deleted,
+    an_archive_is_compressed_as_its_snapshot_says,
+    a_snapshot_that_waits_loses_its_name_for_good,
     a_durable_snapshot_takes_its_ancestors_along,
     a_storage_that_fails_keeps_a_snapshot_waiting,
     what_waits_survives_garbage_collection,
@@ -139,6 +141,60 @@ async fn a_snapshot_that_waits_is_deleted(store: &Store) {
     assert_eq!(in_storage(store, &vessel).snapshots.len(), 1);
     let layers = crate::testkit::leftovers::entries(&store.root().join("layers"));
     assert_eq!(layers.len(), 1, "{layers:?}");
+}
+
+async fn an_archive_is_compressed_as_its_snapshot_says(store: &Store) {
+    let (manager, vessel) = unpacked(store).await;
+    let text: String = (0..60_000u64).map(|n| format!("{}\n", n * n % 7919)).collect();
+    let mut sizes = Vec::new();
+    for (level, sealed) in
+        [(Some(-50), false), (None, true), (Some(19), false), (Some(19), true), (Some(-50), true)]
+    {
+        vessel.write_file("text", text.clone(), 0o644).await.unwrap();
+        let mut options = SnapshotOptions::new(format!("{level:?}"));
+        options.level = level;
+        options.sealed = sealed;
+        let made = vessel.create_snapshot_with(options).await.unwrap();
+        // Whoever packs it later does not know what was asked for.
+        let later = store.manager().await;
+        later.wait_snapshot(vessel.id(), Some(&made.id)).await.unwrap();
+        later.close().await.unwrap();
+        let path = store.root().join(format!("data/vessels/{}/snapshots/{}.tar.zst", vessel.id(), made.id));
+        sizes.push(std::fs::metadata(path).unwrap().len());
+        vessel.restore_snapshot(&made.id).await.unwrap();
+    }
+    let [least, usual, most, most_sealed, least_sealed] = sizes[..] else { panic!("{sizes:?}") };
+    assert!(least > usual && usual > most, "{sizes:?}");
+    let alike = |a: u64, b: u64| a.abs_diff(b) < 100;
+    assert!(alike(most, most_sealed) && alike(least, least_sealed), "{sizes:?}");
+    for level in [1000, i32::MIN] {
+        fails(
+            vessel.create_snapshot_with(SnapshotOptions::new("").level(level)).await,
+            &ErrorKind::InvalidArgument,
+        );
+    }
+    vessel.close().await.unwrap();
+    drop(manager);
+}
+
+async fn a_snapshot_that_waits_loses_its_name_for_good(store: &Store) {
+    let (manager, vessel) = unpacked(store).await;
+    let one = seal(&vessel, "one").await;
+    let two = seal(&vessel, "two").await;
+    let squash = vesselrt::SnapshotDeletion::new().squash(true);
+    vessel.delete_snapshot_with(&one.id, squash).await.unwrap();
+    let names = async |vessel: &Vessel| -> Vec<String> {
+        vessel.list_snapshots().await.unwrap().into_iter().map(|snapshot| snapshot.id).collect()
+    };
+    assert_eq!(names(&vessel).await, [two.id.as_str()]);
+    fails(vessel.restore_snapshot(&one.id).await, &ErrorKind::NotFound);
+    manager.wait_snapshot(vessel.id(), None).await.unwrap();
+    assert_eq!(names(&vessel).await, [two.id.as_str()], "also when its archive is stored");
+    vessel.close().await.unwrap();
+    crate::persistence::wipe(store);
+    let vessel = manager.open_vessel(vessel.id()).await.unwrap();
+    assert_eq!((names(&vessel).await, state(&vessel).await), (vec![two.id], "two".into()));
+    vessel.close().await.unwrap();
 }
 
 async fn a_durable_snapshot_takes_its_ancestors_along(store: &Store) {

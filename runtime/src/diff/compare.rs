@@ -3,9 +3,11 @@
 
 mod content;
 
+pub(super) use content::same_bytes;
+
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{FileType, Stat, fgetxattr, lgetxattr, llistxattr, readlinkat};
+use rustix::fs::{FileType, Stat, fgetxattr, flistxattr, lgetxattr, llistxattr, readlinkat};
 use rustix::io::Errno;
 
 use super::layers::{Dir, is_gone};
@@ -148,9 +150,12 @@ impl Attributes {
 
     /// Of an open file.
     pub(super) fn of_file(fd: BorrowedFd<'_>, format: TreeFormat) -> Result<Self, Errno> {
-        let names = match list_xattrs(fd) {
-            Err(Errno::OPNOTSUPP) => return Ok(Self::default()),
-            other => other?,
+        let mut few = [0u8; 256];
+        let names = match flistxattr(fd, &mut few) {
+            Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(Self::default()),
+            Ok(len) => few[..len].to_vec(),
+            Err(Errno::RANGE) => list_xattrs(fd)?,
+            Err(errno) => return Err(errno),
         };
         Self::collect(&names, format, |name, value| fgetxattr(fd, name, value))
     }

@@ -8,6 +8,7 @@
 
 mod dirs;
 mod fingerprint;
+mod likely;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -29,13 +30,21 @@ type Pairs = HashMap<usize, (usize, bool)>;
 
 /// Puts one renamed path in place of a deleted and an added one. True when there was too much to look at all.
 pub(super) fn find(layers: &Layers, changes: &mut Vec<Change>) -> Result<bool, DiffError> {
+    find_in(layers, changes, true)
+}
+
+/// `expected`: first look where one would expect it, which is only faster.
+fn find_in(layers: &Layers, changes: &mut Vec<Change>, expected: bool) -> Result<bool, DiffError> {
     let mut groups = candidates(changes);
     groups.retain(|_, group| group.iter().all(|side| !side.is_empty()));
     if groups.is_empty() {
         return Ok(false);
     }
-    let (groups, limited) = within_budget(groups);
+    let (mut groups, limited) = within_budget(groups);
     let mut pairs = Pairs::new();
+    if expected {
+        likely::pair(layers, changes, &mut groups, &mut pairs)?;
+    }
     for group in same_content(layers, changes, groups)? {
         pair_up(changes, group, &mut pairs);
     }
@@ -66,13 +75,13 @@ fn candidates(changes: &[Change]) -> BTreeMap<(u64, bool), Group> {
 }
 
 /// As many groups as may be read, the smallest files first; whether some are left out.
-fn within_budget(groups: BTreeMap<(u64, bool), Group>) -> (Vec<(u64, Group)>, bool) {
+fn within_budget(groups: BTreeMap<(u64, bool), Group>) -> (Vec<(u64, bool, Group)>, bool) {
     let (mut left, mut taken, all) = (BUDGET, Vec::new(), groups.len());
-    for ((size, _), group) in groups {
+    for ((size, is_link), group) in groups {
         let count = (group[0].len() + group[1].len()) as u64;
         if let Some(rest) = left.checked_sub(size.saturating_mul(count)) {
             left = rest;
-            taken.push((size, group));
+            taken.push((size, is_link, group));
         }
     }
     let limited = taken.len() < all;
@@ -86,12 +95,12 @@ type Equal = [Vec<(usize, u64)>; 2];
 fn same_content(
     layers: &Layers,
     changes: &[Change],
-    groups: Vec<(u64, Group)>,
+    groups: Vec<(u64, bool, Group)>,
 ) -> Result<Vec<Equal>, DiffError> {
     let mut done = Vec::new();
     let mut open: Vec<Group> = Vec::new();
-    let sizes: Vec<u64> = groups.iter().map(|(size, _)| *size).collect();
-    let groups: Vec<Group> = groups.into_iter().map(|(_, group)| group).collect();
+    let sizes: Vec<u64> = groups.iter().map(|(size, ..)| *size).collect();
+    let groups: Vec<Group> = groups.into_iter().map(|(.., group)| group).collect();
     let begun = divide(layers, changes, &groups, BEGIN)?;
     for (from, equal) in begun {
         if sizes[from] <= BEGIN {
@@ -187,3 +196,6 @@ fn replace(changes: &mut Vec<Change>, pairs: &Pairs) {
 fn is_directory(node: Option<&Node>) -> bool {
     node.is_some_and(|node| FileType::from_raw_mode(node.mode) == FileType::Directory)
 }
+
+#[cfg(test)]
+mod tests;

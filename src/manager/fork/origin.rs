@@ -9,16 +9,18 @@ use vesselrt_storage::manifest::{SnapshotManifest, VesselManifest};
 
 use super::ForkOptions;
 use crate::error::{Error, ErrorKind, Result};
+use crate::history;
 use crate::manager::open::{self, OPS_LOCK, generation_name, read_state};
 use crate::manager::{ManagerInner, create};
 use crate::offload::blocking;
-use crate::state::VesselState;
+use crate::state::{Pending, VesselState};
 use crate::store::lock::{self, FileLock};
 use crate::store::{Store, dirs, layers};
+use crate::vessel::snapshot::options::SnapshotOptions;
 
 /// What is forked. While it is held, neither its snapshots nor their layers go.
 pub(super) struct Origin {
-    /// Of the vessel.
+    /// Of the vessel, with the snapshots that wait for their archives.
     pub(super) manifest: Arc<VesselManifest>,
     /// The snapshots that lead to where forks begin, that one last; empty: they begin at the image.
     pub(super) chain: Vec<SnapshotManifest>,
@@ -29,31 +31,51 @@ pub(super) struct Origin {
     _images: FileLock,
 }
 
+/// What a vessel is when its snapshots cannot change.
+struct Present {
+    /// With the snapshots that wait for their archives.
+    manifest: Arc<VesselManifest>,
+    state: VesselState,
+    begin: Begin,
+}
+
 /// Where forks begin.
 enum Begin {
     At(String),
     /// The vessel is not what a snapshot is.
     Changed,
+    /// A crash has left something to be done first.
+    Interrupted,
 }
 
 pub(super) async fn find(manager: &Arc<ManagerInner>, id: &str, options: &ForkOptions) -> Result<Origin> {
     manager.load_manifest(id).await?;
-    let mut from = options.from.clone();
+    let (mut from, mut recovered) = (options.from.clone(), false);
     loop {
-        // Forks have archives of their own.
-        manager.settle(id).await?;
         let dir = directory(manager, id).await?;
         let timeout = manager.config.lock_timeout;
         let ops = lock::within(&dir, OPS_LOCK, timeout).await?.ok_or_else(|| {
             Error::conflict(format!("another operation changes the snapshots of vessel {id}"))
         })?;
-        let manifest = manager.load_manifest(id).await?;
-        match begin(manager, &dir, &manifest, from.as_deref()).await? {
-            (state, Begin::At(snapshot)) => return hold(manager, dir, manifest, state, &snapshot, ops).await,
-            (_, Begin::Changed) => {}
+        let present = look(manager, id, &dir, from.as_deref()).await?;
+        match &present.begin {
+            Begin::At(snapshot) => {
+                let snapshot = snapshot.clone();
+                return hold(manager, dir, present, &snapshot, ops).await;
+            }
+            Begin::Changed => {
+                drop(ops);
+                from = Some(seal(manager, id, &options.message).await?);
+            }
+            Begin::Interrupted if recovered => {
+                return Err(Error::integrity(format!("a sealed layer of vessel {id} is missing")));
+            }
+            Begin::Interrupted => {
+                drop(ops);
+                recovered = true;
+                open::open(manager, id).await?.close().await?;
+            }
         }
-        drop(ops);
-        from = Some(seal(manager, id, &options.message).await?);
     }
 }
 
@@ -69,52 +91,65 @@ async fn directory(manager: &Arc<ManagerInner>, id: &str) -> Result<Arc<OwnedFd>
     Err(open::unknown(id))
 }
 
-/// Makes a snapshot of what the vessel is now.
+/// Makes a snapshot of what the vessel is now. Its archive is not waited for.
 async fn seal(manager: &Arc<ManagerInner>, id: &str, message: &str) -> Result<String> {
     let vessel = open::open(manager, id).await?;
-    let made = vessel.create_snapshot(message).await;
+    let made = vessel.create_snapshot_with(SnapshotOptions::new(message).sealed()).await;
     vessel.close().await?;
     Ok(made?.id)
 }
 
-async fn begin(
+async fn look(
     manager: &Arc<ManagerInner>,
+    id: &str,
     dir: &Arc<OwnedFd>,
-    manifest: &VesselManifest,
     from: Option<&str>,
-) -> Result<(VesselState, Begin)> {
-    if let Some(snapshot) = from
-        && manifest.named(snapshot).is_none()
-    {
-        return Err(Error::not_found(format!("snapshot not found: {snapshot}")));
-    }
-    let (own, dir, id) = (Arc::clone(manager), Arc::clone(dir), manifest.id.clone());
-    let (from, current) = (from.map(str::to_owned), manifest.current_snapshot_id.clone());
+) -> Result<Present> {
+    let stored = manager.load_manifest(id).await?;
+    let (own, dir, id) = (Arc::clone(manager), Arc::clone(dir), id.to_owned());
+    let from = from.map(str::to_owned);
     blocking(move || {
         let state = read_state(&id, dir.as_fd())?;
+        let manifest = history::merged(&stored, &state);
+        if let Some(snapshot) = &from
+            && manifest.named(snapshot).is_none()
+        {
+            return Err(Error::not_found(format!("snapshot not found: {snapshot}")));
+        }
         let begin = match from {
+            _ if !is_named(&own.store, &state)? => Begin::Interrupted,
             Some(snapshot) => Begin::At(snapshot),
-            None if is_unchanged(&own.store, dir.as_fd(), &state, &current)? => Begin::At(current),
+            None if is_unchanged(&own.store, dir.as_fd(), &state, &manifest.current_snapshot_id)? => {
+                Begin::At(manifest.current_snapshot_id.clone())
+            }
             None => Begin::Changed,
         };
-        Ok((state, begin))
+        Ok(Present { manifest: Arc::new(manifest), state, begin })
     })
     .await
+}
+
+/// Whether the layer that was sealed last has its name: a crash may have come before.
+fn is_named(store: &Store, state: &VesselState) -> Result<bool> {
+    match &state.pending {
+        Some(Pending::Sealed { snapshot, .. }) => dirs::exists(store.layers.as_fd(), snapshot),
+        _ => Ok(true),
+    }
 }
 
 /// Holds what the forks will share, and says so.
 async fn hold(
     manager: &Arc<ManagerInner>,
     dir: Arc<OwnedFd>,
-    manifest: Arc<VesselManifest>,
-    state: VesselState,
+    present: Present,
     snapshot: &str,
     ops: FileLock,
 ) -> Result<Origin> {
+    let Present { manifest, state, .. } = present;
     let chain = manifest.chain(snapshot).map_err(|e| Error::storage("failed to follow the snapshots", e))?;
-    let chain = chain.into_iter().cloned().collect();
+    let chain: Vec<SnapshotManifest> = chain.into_iter().cloned().collect();
     let own = Arc::clone(manager);
-    let (layers, images) = blocking(move || {
+    blocking(move || {
         let (layers, images) = (own.store.share_layers()?, own.store.use_images()?);
         if !dirs::is_same(own.store.vessels.as_fd(), &manifest.id, dir.as_fd())? {
             return Err(open::unknown(&manifest.id));
@@ -122,16 +157,33 @@ async fn hold(
         if layers::mark_shared(dir.as_fd())? {
             dirs::sync(dir.as_fd())?;
         }
-        Ok(((manifest, layers), images))
+        secure(&own.store, &chain)?;
+        Ok(Origin { manifest, chain, state, _ops: ops, _layers: layers, _images: images })
     })
-    .await?;
-    let (manifest, layers) = layers;
-    Ok(Origin { manifest, chain, state, _ops: ops, _layers: layers, _images: images })
+    .await
+}
+
+/// The layers of snapshots without archives are all there is of them: their names must be on disk before a fork
+/// relies on them. Until then only the state of the vessel that sealed them says what they are.
+fn secure(store: &Store, chain: &[SnapshotManifest]) -> Result<()> {
+    let mut waiting = chain.iter().filter(|snapshot| !snapshot.is_stored()).peekable();
+    if waiting.peek().is_none() {
+        return Ok(());
+    }
+    for snapshot in waiting {
+        if !dirs::exists(store.layers.as_fd(), &snapshot.id)? {
+            let id = &snapshot.id;
+            let message = format!("layer of snapshot {id} is missing, and so is its archive");
+            return Err(Error::integrity(message));
+        }
+    }
+    dirs::sync(store.layers.as_fd())
 }
 
 /// Nothing was written since the snapshot that the vessel lies on. When in doubt: something was.
 fn is_unchanged(store: &Store, dir: BorrowedFd<'_>, state: &VesselState, current: &str) -> Result<bool> {
-    if state.pending.is_some() || state.top() != current || open::is_interrupted(dir, true)? {
+    let undecided = matches!(state.pending, Some(Pending::Seal { .. } | Pending::Delete { .. }));
+    if undecided || state.top() != current || open::is_interrupted(dir, true)? {
         return Ok(false);
     }
     let Some(generation) = dirs::open(dir, &generation_name(state.generation))? else { return Ok(true) };

@@ -89,6 +89,8 @@ fn one(manager: &Arc<ManagerInner>, origin: &Origin, id: &str, synced: bool) -> 
     state.settings = origin.state.settings.clone();
     // What it wrote is in the layers.
     state.driver = origin.state.driver;
+    state.packing = origin.waiting_of(id);
+    state.levels.clone_from(&origin.state.levels);
     let staged = Staged::new(store)?;
     let durable = if synced { Durable::New } else { Durable::Nothing };
     mark_shared(staged.dir())?;

@@ -17,11 +17,12 @@ use crate::manager::ManagerInner;
 use crate::offload::blocking;
 use crate::vessel::pump;
 
-/// Streams what `pack` writes to its pipe into the storage, as the archive of a snapshot.
+/// Streams what `pack` writes to its pipe into the storage, as the archive of a snapshot, compressed at `level` or as ever.
 pub(crate) async fn stream_archive(
     manager: &ManagerInner,
     vessel: &str,
     snapshot: &str,
+    level: Option<i32>,
     pack: impl FnOnce(OwnedFd) -> Result<Packed> + Send + 'static,
 ) -> Result<Packed> {
     let (ours, theirs) = pump::output_pipe()?;
@@ -32,7 +33,13 @@ pub(crate) async fn stream_archive(
         let _ = tell.send(packed.as_ref().ok().map(|packed| packed.size));
         packed
     });
-    let (packed, saved) = tokio::join!(pack, manager.storage.save_snapshot(vessel, snapshot, Box::pin(body)));
+    let save = async {
+        match level {
+            Some(level) => manager.storage.save_snapshot_at(vessel, snapshot, Box::pin(body), level).await,
+            None => manager.storage.save_snapshot(vessel, snapshot, Box::pin(body)).await,
+        }
+    };
+    let (packed, saved) = tokio::join!(pack, save);
     match (packed, saved) {
         (Ok(packed), Ok(())) if packed.size <= manager.config.limits.snapshot_bytes => Ok(packed),
         (Ok(_), Ok(())) => Err(Error::new(ErrorKind::LimitExceeded, "the snapshot is larger than allowed")),

@@ -19,13 +19,21 @@ pub struct SnapshotOptions {
     pub labels: BTreeMap<String, String>,
     /// How long the commands that run may stand still for it. Default: 60 s.
     pub longest_pause: Duration,
+    /// How much its archive is compressed, if not as [`ManagerConfig::compression`](crate::ManagerConfig) says.
+    pub level: Option<i32>,
 }
 
 impl SnapshotOptions {
     /// A snapshot that is there when its archive is stored.
     #[must_use]
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), sealed: false, labels: BTreeMap::new(), longest_pause: PAUSE }
+        Self {
+            message: message.into(),
+            sealed: false,
+            labels: BTreeMap::new(),
+            longest_pause: PAUSE,
+            level: None,
+        }
     }
 
     /// A snapshot that is there when its layer is sealed and on disk. It can be restored, forked, compared and deleted at
@@ -41,6 +49,15 @@ impl SnapshotOptions {
     #[must_use]
     pub fn labels(mut self, labels: BTreeMap<String, String>) -> Self {
         self.labels = labels;
+        self
+    }
+
+    /// Sets how much its archive is compressed: a level of zstd, 1 (fast) to 22 (small, slow, and with hundreds of MB of
+    /// memory), or a negative one, which is faster still. It counts also when the archive is packed later, by another process.
+    /// One that zstd does not have is refused, and a storage that does not compress does not care.
+    #[must_use]
+    pub fn level(mut self, level: i32) -> Self {
+        self.level = Some(level);
         self
     }
 

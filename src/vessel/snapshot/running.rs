@@ -73,6 +73,7 @@ async fn capture(
     .await?;
     vessel.manager.sweep_later();
     state.packing.push(made.clone());
+    state.levels.extend(options.level.map(|level| (made.id.clone(), level)));
     if let Err(error) = save_state(vessel, &state).await {
         // It may have been written although we were told otherwise: the layer stays, and garbage is collected.
         state.packing.pop();

@@ -25,7 +25,7 @@ pub(super) async fn create(vessel: &Arc<VesselInner>, options: &SnapshotOptions)
         return running::create(vessel, options, turn).await;
     };
     let made = described(vessel, options, still.state.top(), SnapshotMode::Sealed);
-    let still = announce(vessel, still, &made).await?;
+    let still = announce(vessel, still, &made, options.level).await?;
     let manifest = Arc::make_mut(&mut turn.manifest);
     manifest.snapshots.push(made.clone());
     made.id.clone_into(&mut manifest.current_snapshot_id);
@@ -61,10 +61,16 @@ pub(super) fn described(
 }
 
 /// Content and state on disk: from then on the snapshot exists.
-async fn announce(vessel: &VesselInner, mut still: Still, made: &SnapshotManifest) -> Result<Still> {
+async fn announce(
+    vessel: &VesselInner,
+    mut still: Still,
+    made: &SnapshotManifest,
+    level: Option<i32>,
+) -> Result<Still> {
     let before = still.state.clone();
     let (snapshot, generation) = (made.id.clone(), before.generation);
     still.state.packing.push(made.clone());
+    still.state.levels.extend(level.map(|level| (snapshot.clone(), level)));
     still.state.sealed.insert(0, snapshot.clone());
     still.state.generation += 1;
     still.state.pending = Some(Pending::Sealed { snapshot, generation });

@@ -272,11 +272,24 @@ async fn carry_out(
     for snapshot in &gone {
         vessel.manager.forget_snapshot(&vessel.id, snapshot).await?;
     }
-    if gone.len() == 1 {
-        change_state(vessel, |state| state.pending = None).await?;
-    }
+    change_state(vessel, |state| {
+        if gone.len() == 1 {
+            state.pending = None;
+        }
+        label_waiting(state, manifest);
+    })
+    .await?;
     vessel.manager.sweep_later();
     Ok(told)
+}
+
+/// Snapshots that wait for their archives are in no stored manifest: what was said about them is kept in the state.
+fn label_waiting(state: &mut VesselState, manifest: &VesselManifest) {
+    for waiting in &mut state.packing {
+        if let Some(changed) = manifest.snapshot(&waiting.id) {
+            waiting.labels.clone_from(&changed.labels);
+        }
+    }
 }
 
 /// A single one is written down first, so that the next opening of the vessel does the rest if we are killed. Of many the

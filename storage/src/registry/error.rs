@@ -185,7 +185,7 @@ impl RegistryError {
         }
     }
 
-    /// The command or setting that helps, if one does. The message has it, too.
+    /// The command or setting that helps, if one does.
     #[must_use]
     pub fn remedy(&self) -> Option<String> {
         match self {
@@ -193,6 +193,13 @@ impl RegistryError {
             Self::RateLimited { registry, .. } => Some(format!(
                 "vesselrt login {registry}, or [registry.\"{registry}\"] mirrors = [..] in vesselrt/config.toml"
             )),
+            Self::Unreachable { place, source } if speaks_no_tls(source.as_ref()) => {
+                let host = Url::parse(place).map(|url| host_port(&url)).ok()?;
+                Some(format!(
+                    "if {host} speaks plain HTTP, and the network to it is trusted: [registry.{host:?}] plain_http = true in \
+                     ~/.config/vesselrt/config.toml"
+                ))
+            }
             _ => None,
         }
     }
@@ -238,16 +245,25 @@ pub(super) fn host_port(url: &Url) -> String {
 
 /// Whether TLS refused the other side.
 fn is_tls(error: &(dyn StdError + 'static)) -> bool {
+    of_tls(error).is_some()
+}
+
+/// Whether the other side answered with something that is no TLS at all.
+fn speaks_no_tls(error: &(dyn StdError + 'static)) -> bool {
+    matches!(of_tls(error), Some(rustls::Error::InvalidMessage(_)))
+}
+
+fn of_tls<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
     let mut cause = Some(error);
     while let Some(inner) = cause {
         // An I/O error has its inner error's source for its source, not that error itself.
         let io = inner.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        if inner.is::<rustls::Error>() {
-            return true;
+        if let Some(found) = inner.downcast_ref::<rustls::Error>() {
+            return Some(found);
         }
         cause = io.map_or_else(|| inner.source(), |inner| Some(inner as &(dyn StdError + 'static)));
     }
-    false
+    None
 }
 
 /// A URL for messages: queries have signatures in them, and user information passwords.

@@ -404,3 +404,29 @@ async fn proxies_are_used_unless_excepted() {
     store().pull(&load("", &local.host), &local.reference()).await.unwrap();
     assert_eq!(proxy.requests().len(), before, "neither excepted hosts nor this machine go through a proxy");
 }
+
+/// Answers whatever begins with TLS as registries without it do.
+fn without_tls() -> String {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let host = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let _ = stream.read(&mut [0; 4096]).unwrap();
+        stream.write_all(b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request").unwrap();
+    });
+    host
+}
+
+#[tokio::test]
+async fn a_registry_without_tls_is_told_with_the_setting_that_helps() {
+    let host = without_tls();
+    let client = Client::new(RegistryConfig::default(), ClientOptions { retries: 0, ..quick() });
+    let error = store().pull(&client, &format!("{host}/team/app:1")).await.unwrap_err();
+    let remedy = error.remedy().unwrap_or_else(|| panic!("no remedy: {error:?}"));
+    let setting = format!("[registry.\"{host}\"] plain_http = true");
+    assert!(remedy.contains(&setting), "{remedy}");
+    // Where nothing answers, it would not help.
+    let closed = format!("127.0.0.1:{}/team/app:1", crate::common::free_port());
+    assert_eq!(store().pull(&client, &closed).await.unwrap_err().remedy(), None);
+}

@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{SeekFrom, Stat, seek};
+use rustix::fs::{SeekFrom, Stat, fstat, seek};
 use rustix::io::{Errno, pread};
 
 /// What is read of both files at once.
@@ -19,6 +19,17 @@ pub(super) fn same(old: (&OwnedFd, &Stat), new: (&OwnedFd, &Stat)) -> Result<boo
     let size = u64::try_from(new.1.st_size).unwrap_or(0);
     let sparse = [old.1, new.1].iter().all(|stat| is_sparse(stat.st_blocks, size));
     Same { a: old.0.as_fd(), b: new.0.as_fd(), size, sparse }.check()
+}
+
+/// [`same`] of files that both are to have `size` bytes; false if one has not any more.
+pub(in crate::diff) fn same_bytes(a: &OwnedFd, b: &OwnedFd, size: u64) -> Result<bool, Errno> {
+    // What is read at once needs no knowledge of holes.
+    if size <= CHUNK as u64 {
+        return Same { a: a.as_fd(), b: b.as_fd(), size, sparse: false }.check();
+    }
+    let (old, new) = (fstat(a)?, fstat(b)?);
+    let whole = |stat: &Stat| u64::try_from(stat.st_size) == Ok(size);
+    Ok(whole(&old) && whole(&new) && same((a, &old), (b, &new))?)
 }
 
 /// Only a file with fewer blocks than bytes can have holes.
