@@ -3,12 +3,14 @@
 //! [`protocol`] is what is said, [`wire`] how, [`client`] the one end, `server` the other.
 #![forbid(unsafe_code)]
 
+mod berths;
 pub mod client;
 mod commands;
 mod container_init;
 pub(crate) mod fault;
 mod freeze;
 mod house;
+mod hull;
 pub(crate) mod jobs;
 mod loopback;
 mod mounted;

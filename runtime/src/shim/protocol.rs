@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::settings::Settings;
 
 /// Version of the protocol; a client refuses a shim of another one.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Which program stacks the layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -149,7 +149,8 @@ pub enum Request {
         /// Path inside.
         to: Vec<u8>,
     },
-    /// Runs a command with the three descriptors sent along as its standard streams (none with a terminal).
+    /// Runs a command with the three descriptors sent along as its standard streams; none with a terminal, or when all three
+    /// are to be `/dev/null`.
     /// Replies: [`Reply::Started`], later [`Reply::Exited`].
     Exec(Box<ExecRequest>),
     /// Sends a signal to the command that this connection runs; there is no reply.
@@ -184,6 +185,9 @@ pub enum Request {
     /// Mounts other layers instead, after [`Request::Quiesce`]. Reply: [`Reply::Done`], with the root of what was mounted
     /// before, if it was: the last one to close it waits until what was written to it is on disk.
     Remount(MountSpec),
+    /// [`Request::Exec`] of a client that does not ask whether the command runs yet: only [`Reply::Exited`] comes. Without
+    /// descriptors all three streams are `/dev/null`.
+    Run(Box<ExecRequest>),
 }
 
 /// A reply.
