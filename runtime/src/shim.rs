@@ -12,6 +12,7 @@ mod freeze;
 mod house;
 mod hull;
 pub(crate) mod jobs;
+mod keel;
 mod loopback;
 mod mounted;
 pub mod protocol;

@@ -135,7 +135,9 @@ fn process() -> Process {
         .set_terminal(Some(false))
         .set_user(user)
         .set_args(Some(vec!["vesselrt-init".to_owned()]))
-        .set_env(Some(vec![DEFAULT_PATH.to_owned()]))
+        // Without HOME libcontainer asks the C library for it, inside: which reads files of the guest, and loads whatever
+        // libraries its /etc/nsswitch.conf names, into the init.
+        .set_env(Some(vec![DEFAULT_PATH.to_owned(), "HOME=/".to_owned()]))
         .set_cwd(PathBuf::from("/"))
         .set_capabilities(Some(capabilities()))
         .set_rlimits(None)

@@ -15,8 +15,8 @@ use super::mounted::{Dirs, Scratch};
 use super::protocol::{Fault, FaultKind};
 use super::wire;
 
-/// How long making one may take; it takes a part of a millisecond.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long making one may take; it takes a part of a millisecond, and some for the hull.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Longest report of a process that is ready or failed.
 const REPORT: usize = 64 << 10;
 
@@ -42,7 +42,10 @@ pub(super) struct Berth {
     pub(super) pid: Pid,
     pub(super) pidfd: OwnedFd,
     /// The process that becomes the command: like the init it can be put into a cgroup before the command is told.
-    #[allow(dead_code, reason = "what a berth is to be put into before its command is told, both have to be")]
+    #[allow(
+        dead_code,
+        reason = "what a berth is to be put into before its command is told, both have to be"
+    )]
     pub(super) command: Pid,
     pub(super) scratch: Option<Scratch>,
 }
@@ -86,8 +89,7 @@ impl Ordered {
             FromInit::Failed(fault) => return Err(fault),
             FromInit::Exited(_) => return Err(failed(io::ErrorKind::InvalidData.into())),
         }
-        let pidfd =
-            rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(|e| failed(e.into()))?;
+        let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(|e| failed(e.into()))?;
         // Said by a child of that init, which was there when its number was looked up.
         let (command, said) = from::<FromCommand>(&self.start).map_err(failed)?;
         match said {

@@ -100,7 +100,9 @@ impl Users {
 
     fn resolve(&mut self, root: &Root, spec: &str, ids: u32) -> Result<Identity, Fault> {
         let now = user::stamp(root);
-        if let Some((.., who)) = self.known.iter().find(|(name, then, _)| name == spec && Some(then) == now.as_ref()) {
+        if let Some((.., who)) =
+            self.known.iter().find(|(name, then, _)| name == spec && Some(then) == now.as_ref())
+        {
             return Ok(who.clone());
         }
         let who = user::resolve(root, spec, ids)

@@ -89,6 +89,8 @@ pub(super) enum FromCommand {
 /// What berths of one hull have in common.
 #[derive(Debug, Clone)]
 pub(super) struct Facts {
+    /// Holds the vessel's lock as long as a process is here that has its mount, should the shim be killed.
+    pub(super) lock: Rc<OwnedFd>,
     /// Whether terminals may belong to gid 5.
     pub(super) tty_gid_mapped: bool,
     /// Where the generated files of `/etc` are bound.
@@ -136,7 +138,8 @@ fn serve(control: &UnixStream, facts: &Facts) -> io::Result<()> {
     // What this process has open and mapped is not for the commands it starts: no ptrace, no /proc/1/fd. Berths inherit it.
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
     // Copies of all descriptors of the shim are here, its lock and its connections among them.
-    let [control] = sys::keep_only([control.as_fd()], 3)?;
+    let [control, lock] = sys::keep_only([control.as_fd(), facts.lock.as_fd()], 3)?;
+    let facts = &Facts { lock: Rc::new(lock), ..facts.clone() };
     let (control, signals) = (UnixStream::from(control), watch_children()?);
     loop {
         let [asked, ended] = wait(&control, &signals)?;

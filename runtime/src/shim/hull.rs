@@ -1,34 +1,32 @@
 //! The hull: the one container of a vessel, in which berths for commands are made.
 //!
-//! The only place that names libcontainer besides the init ([`super::container_init`]). It runs here, in a process of one thread,
-//! because it clones without the C library knowing, changes the working directory and clears the dumpable flag of its caller.
+//! It is built by a process of its own ([`super::keel`]), and berths can be ordered while it is.
 //!
 //! The hull holds the mount of the vessel: it has to go before layers are exchanged. What is mounted in it is mounted on files of
 //! the vessel; when one of those is removed or replaced from outside, its mount is gone with it, and so is the use of the hull.
 #![forbid(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use libcontainer::container::Container;
-use libcontainer::container::builder::ContainerBuilder;
-use libcontainer::syscall::syscall::SyscallType;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::OFlags;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 use super::berths::{Berth, Ordered};
 use super::commands::Ground;
-use super::container_init::{Facts, Init};
+use super::container_init::Facts;
 use super::house;
+use super::keel::{self, Keel};
 use super::mounted::{Dirs, Mounted, Scratch};
-use super::protocol::{Fault, FaultKind};
+use super::protocol::Fault;
+use super::wire;
 use crate::root::Root;
 use crate::seccomp;
-use crate::spec::{self, ContainerParams, EtcFile, MountPoints};
+use crate::spec::{ContainerParams, EtcFile, MountPoints};
 
 /// Group of terminals on every Linux.
 const TTY_GID: u32 = 5;
@@ -38,8 +36,11 @@ const SPARE: usize = 2;
 /// A container that runs.
 #[derive(Debug)]
 pub(super) struct Hull {
-    container: Container,
+    number: u64,
     control: UnixStream,
+    /// Where its keel says why it could not be built.
+    report: UnixStream,
+    /// Its keel.
     pid: Pid,
     pub(super) pidfd: OwnedFd,
     etc_files: Vec<EtcFile>,
@@ -58,13 +59,16 @@ struct Place {
 }
 
 impl Hull {
-    /// Starts one on what is mounted; `points` are as they were prepared just now.
+    /// Starts one on what is mounted; `points` are as they were prepared just now, `lock` is held as long as
+    /// anything of it is there.
     pub(super) fn new(
         number: u64,
         ground: &Ground,
         root: &Root,
         points: &MountPoints,
+        lock: BorrowedFd<'_>,
     ) -> Result<Self, Fault> {
+        let lock = lock.try_clone_to_owned().map_err(|e| Fault::io("dup", &e))?;
         let places = places(root, &points.etc_files)?;
         let params = ContainerParams {
             rootfs: PathBuf::from(house::MERGED),
@@ -76,26 +80,25 @@ impl Hull {
             extra_masked: ground.masked.clone(),
         };
         let facts = Facts {
+            lock: Rc::new(lock),
             tty_gid_mapped: params.tty_gid_mapped,
             etc_files: points.etc_files.iter().map(|file| file.destination.clone()).collect(),
             seccomp: seccomp::default_program()
                 .map_err(|e| Fault::internal("compile the system call filter", &e))?,
         };
-        let (control, theirs) = UnixStream::pair().map_err(|e| Fault::io("socketpair", &e))?;
-        let container = build(number, &params, Init::new(Rc::new(theirs), facts))?;
-        let pid = container.pid().and_then(|pid| Pid::from_raw(pid.as_raw()));
-        let pid = pid.ok_or_else(|| Fault::new(FaultKind::Internal, "libcontainer names no process"))?;
+        let pair = || UnixStream::pair().map_err(|e| Fault::io("socketpair", &e));
+        let ((control, theirs), (report, reporting)) = (pair()?, pair()?);
+        let pid = Keel { number, params, facts, control: theirs, report: reporting }.lay()?;
         let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())
             .map_err(|e| Fault::io("pidfd_open", &e.into()))?;
-        let etc_files = points.etc_files.clone();
-        Ok(Self { container, control, pid, pidfd, etc_files, places, berths: Vec::new(), throw_away: None })
+        let (etc_files, berths) = (points.etc_files.clone(), Vec::new());
+        Ok(Self { number, control, report, pid, pidfd, etc_files, places, berths, throw_away: None })
     }
 
     /// Whether everything that is mounted in it still is, and is what would be mounted now; `points` were prepared just now.
     pub(super) fn is_current(&self, root: &Root, points: &MountPoints) -> bool {
-        let same = |place: &Place| {
-            look(root, &place.path).is_ok_and(|(_, identity)| identity == place.identity)
-        };
+        let same =
+            |place: &Place| look(root, &place.path).is_ok_and(|(_, identity)| identity == place.identity);
         points.etc_files == self.etc_files && self.places.iter().all(same)
     }
 
@@ -146,16 +149,27 @@ impl Hull {
         if self.berths.is_empty() {
             self.refill();
         }
-        match self.berths.is_empty() {
+        let berth = match self.berths.is_empty() {
             true => Err(Berth::gone()),
             false => self.berths.remove(0).ready(dirs),
+        };
+        berth.map_err(|fault| self.explain(fault))
+    }
+
+    /// What its keel says, if it says something.
+    fn explain(&self, fault: Fault) -> Fault {
+        let moment = rustix::time::Timespec { tv_sec: 1, tv_nsec: 0 };
+        let said = rustix::event::poll(&mut [PollFd::new(&self.report, PollFlags::IN)], Some(&moment));
+        match (said, wire::recv::<Fault>(&self.report)) {
+            (Ok(1), Ok(Some((why, _)))) => why,
+            _ => fault,
         }
     }
 
     /// The berth that [`Self::make_throw_away`] made.
     pub(super) fn take_throw_away(&mut self, dirs: &Dirs) -> Result<Berth, Fault> {
         let (ordered, _) = self.throw_away.take().ok_or_else(Berth::gone)?;
-        ordered.ready(dirs)
+        ordered.ready(dirs).map_err(|fault| self.explain(fault))
     }
 
     /// Whether somebody killed it.
@@ -176,26 +190,9 @@ impl Hull {
         }
         super::server::reap(self.pid);
         self.drop_throw_away(dirs);
-        // Its cgroup was never made where we may not, and its state is in our tmpfs: nothing that could be left.
-        let _ = self.container.delete(true);
+        // What libcontainer wrote down; its cgroup was never made where we may not.
+        let _ = std::fs::remove_dir_all(Path::new(house::STATE).join(keel::container_id(self.number)));
     }
-}
-
-fn build(number: u64, params: &ContainerParams, init: Init) -> Result<Container, Fault> {
-    let failed = |step: &str, e: &dyn std::error::Error| Fault::internal(format!("{step} the container"), e);
-    let bundle = Path::new(house::BUNDLE);
-    spec::build(params).save(bundle.join("config.json")).map_err(|e| failed("describe", &e))?;
-    let mut container = ContainerBuilder::new(format!("c{number}"), SyscallType::default())
-        .with_executor(init)
-        .with_root_path(house::STATE)
-        .map_err(|e| failed("place", &e))?
-        .as_init(bundle)
-        .with_systemd(false)
-        .with_detach(true)
-        .build()
-        .map_err(|e| failed("create", &e))?;
-    container.start().map_err(|e| failed("start", &e))?;
-    Ok(container)
 }
 
 /// Where the hull has mounts that could be lost.

@@ -105,7 +105,7 @@ struct Server {
     /// The vessel is thrown away: its writable layer goes when the last command has ended.
     destroy: bool,
     /// Holds the vessel's lock as long as this process lives.
-    _lock: OwnedFd,
+    lock: OwnedFd,
 }
 
 /// What became ready.

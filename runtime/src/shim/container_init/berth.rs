@@ -23,7 +23,7 @@ use crate::{spec, sys};
 /// Prepares everything, and goes on until the command ends or the shim hangs up.
 pub(super) fn live(fds: Vec<OwnedFd>, facts: &Facts) -> io::Result<()> {
     let _ = rustix::thread::set_name(c"vesselrt-init"); // for ps; nothing depends on it
-    let Given { control, start, root } = take(fds)?;
+    let Given { control, start, root, _lock } = take(fds, facts)?;
     match prepare(&control, start, root, facts) {
         Ok((signals, command)) => supervise(&control, &signals, command),
         Err(fault) => wire::send(&control, &FromInit::Failed(fault), &[]),
@@ -34,23 +34,26 @@ struct Given {
     control: UnixStream,
     start: UnixStream,
     root: Option<OwnedFd>,
+    _lock: OwnedFd,
 }
 
 /// What came with the order, and nothing else: the descriptors of the hull are here too.
-fn take(fds: Vec<OwnedFd>) -> io::Result<Given> {
-    let (control, start, root) = match fds.as_slice() {
+fn take(fds: Vec<OwnedFd>, facts: &Facts) -> io::Result<Given> {
+    let lock = facts.lock.as_fd();
+    let (control, start, lock, root) = match fds.as_slice() {
         [control, start] => {
-            let [control, start] = sys::keep_only([control.as_fd(), start.as_fd()], 3)?;
-            (control, start, None)
+            let [control, start, lock] = sys::keep_only([control.as_fd(), start.as_fd(), lock], 3)?;
+            (control, start, lock, None)
         }
         [control, start, root] => {
-            let [control, start, root] = sys::keep_only([control.as_fd(), start.as_fd(), root.as_fd()], 3)?;
-            (control, start, Some(root))
+            let kept = [control.as_fd(), start.as_fd(), lock, root.as_fd()];
+            let [control, start, lock, root] = sys::keep_only(kept, 3)?;
+            (control, start, lock, Some(root))
         }
         _ => return Err(io::ErrorKind::InvalidInput.into()),
     };
     std::mem::forget(fds); // closed just now
-    Ok(Given { control: control.into(), start: start.into(), root })
+    Ok(Given { control: control.into(), start: start.into(), root, _lock: lock })
 }
 
 fn prepare(

@@ -69,8 +69,8 @@ fn become_command(
     let at = |step: Step| move |error: io::Error| explain(start, step, &error);
     match (start.terminal, streams) {
         (Some((rows, columns)), _) => {
-            let (outer, inner) = open_terminal(rows, columns)
-                .map_err(|e| Fault::io("open a terminal of the vessel", &e))?;
+            let (outer, inner) =
+                open_terminal(rows, columns).map_err(|e| Fault::io("open a terminal of the vessel", &e))?;
             rustix::process::ioctl_tiocsctty(&inner).map_err(|e| at(Step::Terminal)(e.into()))?;
             connect([&inner, &inner, &inner]).map_err(at(Step::Streams))?;
             wire::send(shim, &FromCommand::Terminal, &[outer.as_fd()]).map_err(at(Step::Terminal))?;

@@ -88,11 +88,7 @@ fn change_root(root: &OwnedFd, facts: &Facts) -> Result<(), Unfurnished> {
 }
 
 /// As the OCI runtimes have it: runtime-spec config-linux.md, "Default Devices" and "Dev symbolic links".
-fn attach_dev(
-    devices: Vec<OwnedFd>,
-    facts: &Facts,
-    nothing: MountAttrFlags,
-) -> Result<(), Unfurnished> {
+fn attach_dev(devices: Vec<OwnedFd>, facts: &Facts, nothing: MountAttrFlags) -> Result<(), Unfurnished> {
     let failed = "make a /dev for the command";
     let attrs = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_STRICTATIME;
     let dev = file_system("tmpfs", "tmpfs", &[("mode", "755"), ("size", "65536k")], attrs);

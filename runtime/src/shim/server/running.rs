@@ -3,7 +3,7 @@
 //! What can be done before a command is asked for is done when nothing else is to do ([`Server::chore`]).
 #![forbid(unsafe_code)]
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use super::requests::{Handled, Outcome};
 use super::{Server, State, not_mounted, wire};
@@ -130,7 +130,7 @@ impl Server {
             self.retire_hull();
             let number = self.number();
             let root = &self.mounted.as_ref().ok_or_else(not_mounted)?.root;
-            self.running.hull = Some(Hull::new(number, &self.ground, root, &points)?);
+            self.running.hull = Some(Hull::new(number, &self.ground, root, &points, self.lock.as_fd())?);
         }
         // What a command does meanwhile is looked at when it has ended, or before the next one starts.
         self.running.touched = self.commands.values().any(Command::persists);
@@ -175,6 +175,8 @@ impl Server {
         for hull in ended.chain(running.retired.extract_if(.., has_ended)) {
             hull.end(&self.dirs);
         }
+        // Whoever ended it would do so again, or it could not be built: the next command sees.
+        running.hopeless = true;
     }
 
     /// When no command runs: what was made only for commands and can be seen goes, and with it what is mounted on it.

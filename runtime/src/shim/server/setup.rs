@@ -53,7 +53,7 @@ pub(super) fn server(socket: &UnixStream, mounts: Vec<OwnedFd>) -> Result<Server
         deserted: None,
         leaving: false,
         destroy: false,
-        _lock: lock,
+        lock,
     })
 }
 
