@@ -44,7 +44,8 @@ pub(super) const BUNDLE: &str = "/bundle";
 /// libcontainer's state.
 pub(super) const STATE: &str = "/state";
 
-const STORE: [&str; 3] = ["store/image", "store/sealed", "store/vessel"];
+/// Where the directories of the store are.
+pub(super) const STORE: [&str; 3] = ["store/image", "store/sealed", "store/vessel"];
 const DIRS: [&str; 17] = [
     "merged",
     "scratch",

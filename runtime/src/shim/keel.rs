@@ -19,7 +19,7 @@ use nix::sched::CloneFlags;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::CWD;
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 use super::container_init::{Facts, Init};
@@ -79,6 +79,11 @@ impl Keel {
 
 fn build(number: u64, params: &ContainerParams, init: Init) -> Result<(), Fault> {
     mount_proc().map_err(|e| Fault::io("mount /proc for the container", &e))?;
+    // The store is the shim's alone.
+    for place in house::STORE {
+        rustix::mount::unmount(format!("/{place}"), UnmountFlags::DETACH)
+            .map_err(|e| Fault::io(format!("unmount /{place} for the container"), &e.into()))?;
+    }
     let failed = |step: &str, e: &dyn std::error::Error| Fault::internal(format!("{step} the container"), e);
     let bundle = Path::new(house::BUNDLE);
     spec::build(params).save(bundle.join("config.json")).map_err(|e| failed("describe", &e))?;
