@@ -67,7 +67,9 @@ impl Keel {
         let [control_, report_, lock] = sys::keep_only(kept, 3)?;
         std::mem::forget((control, report)); // closed just now
         let (control, report) = (UnixStream::from(control_), UnixStream::from(report_));
-        let facts = Facts { lock: Rc::new(lock), ..facts };
+        // It has the lock to the end, as everything below it.
+        let lock = Rc::new(lock);
+        let facts = Facts { lock: Rc::clone(&lock), ..facts };
         if let Err(fault) = build(number, &params, Init::new(Rc::new(control), facts)) {
             return wire::send(&report, &fault, &[]);
         }
