@@ -134,6 +134,9 @@ enum Verb {
 pub(crate) fn main() -> ExitCode {
     // What we make for ourselves is ours alone; what others are to see gets its mode explicitly.
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
+    if let Some(code) = exec::attempt_quickly() {
+        return code;
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return not_parsed(&error),

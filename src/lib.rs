@@ -38,6 +38,7 @@ mod history;
 mod manager;
 mod merge;
 mod offload;
+pub mod quick;
 mod recover;
 mod state;
 mod store;

@@ -1,6 +1,7 @@
 //! Commands: exit codes, streams, environment, users, directories, time limits, and what they find inside.
 #![forbid(unsafe_code)]
 
+mod berths;
 mod confinement;
 mod ending;
 

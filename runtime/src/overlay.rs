@@ -14,8 +14,8 @@ use std::path::Path;
 use rustix::fs::CWD;
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, fsconfig_create,
-    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
 };
 
 pub(crate) use fuse::FuseMount;
@@ -44,6 +44,25 @@ pub(crate) fn mount(layers: &Layers<'_>, target: &Path) -> io::Result<()> {
         }
         // `lowerdir+` came with 6.8; before it (and the new mount API before 5.2) the options are one page of text.
         Err(Errno::INVAL | Errno::NOSYS) => by_option_string(layers, target),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Mounts it nowhere: whoever attaches the mount may be in another mount namespace. `place` is an empty directory that older
+/// kernels need for a moment.
+///
+/// # Errors
+/// Those of fsconfig(2), mount(2) and open_tree(2).
+pub(crate) fn mount_nowhere(layers: &Layers<'_>, place: &Path) -> io::Result<OwnedFd> {
+    match by_fsopen(layers) {
+        Ok(mount) => Ok(mount),
+        Err(Errno::INVAL | Errno::NOSYS) => {
+            by_option_string(layers, place)?;
+            let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+            let clone = rustix::mount::open_tree(CWD, place, flags);
+            rustix::mount::unmount(place, UnmountFlags::DETACH)?;
+            Ok(clone?)
+        }
         Err(error) => Err(error.into()),
     }
 }

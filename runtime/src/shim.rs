@@ -3,13 +3,16 @@
 //! [`protocol`] is what is said, [`wire`] how, [`client`] the one end, `server` the other.
 #![forbid(unsafe_code)]
 
+mod berths;
 pub mod client;
 mod commands;
 mod container_init;
 pub(crate) mod fault;
 mod freeze;
 mod house;
+mod hull;
 pub(crate) mod jobs;
+mod keel;
 mod loopback;
 mod mounted;
 pub mod protocol;

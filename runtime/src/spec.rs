@@ -13,6 +13,7 @@ use oci_spec::runtime::{
     Capabilities, Capability, Linux, LinuxCapabilities, LinuxNamespace, LinuxNamespaceBuilder,
     LinuxNamespaceType, Mount, MountBuilder, Process, Root, Spec, User,
 };
+use rustix::thread::CapabilitySet;
 
 pub use mount_points::{
     EtcFile, MountPointError, MountPoints, prepare_mount_points, remove_placeholders, required_mount_points,
@@ -36,6 +37,25 @@ pub const CAPABILITIES: [Capability; 11] = [
     Capability::Setuid,
     Capability::SysChroot,
 ];
+
+/// What the container itself has besides: with it its init makes the namespaces of each command, which does not get it.
+const CAPABILITY_OF_THE_INIT: Capability = Capability::SysAdmin;
+
+/// [`CAPABILITIES`] as the kernel has them.
+#[must_use]
+pub fn capability_set() -> CapabilitySet {
+    CapabilitySet::CHOWN
+        | CapabilitySet::DAC_OVERRIDE
+        | CapabilitySet::FOWNER
+        | CapabilitySet::FSETID
+        | CapabilitySet::KILL
+        | CapabilitySet::NET_BIND_SERVICE
+        | CapabilitySet::SETFCAP
+        | CapabilitySet::SETGID
+        | CapabilitySet::SETPCAP
+        | CapabilitySet::SETUID
+        | CapabilitySet::SYS_CHROOT
+}
 
 /// Paths hidden in a container; those that a kernel lacks are skipped.
 const MASKED: [&str; 12] = [
@@ -75,6 +95,16 @@ pub struct ContainerParams {
     pub extra_masked: Vec<String>,
 }
 
+/// What is hidden in the `/proc` of a command, by names in it.
+pub(crate) fn masked_in_proc() -> impl Iterator<Item = &'static str> {
+    MASKED.into_iter().filter_map(|path| path.strip_prefix("/proc/"))
+}
+
+/// What cannot be written in the `/proc` of a command, by names in it.
+pub(crate) fn read_only_in_proc() -> impl Iterator<Item = &'static str> {
+    READ_ONLY.into_iter().filter_map(|path| path.strip_prefix("/proc/"))
+}
+
 /// Builds the specification.
 ///
 /// Namespaces: pid, ipc, uts, mount and cgroup. User and network are not in it: the caller of libcontainer is in those
@@ -105,7 +135,9 @@ fn process() -> Process {
         .set_terminal(Some(false))
         .set_user(user)
         .set_args(Some(vec!["vesselrt-init".to_owned()]))
-        .set_env(Some(vec![DEFAULT_PATH.to_owned()]))
+        // Without HOME libcontainer asks the C library for it, inside: which reads files of the guest, and loads whatever
+        // libraries its /etc/nsswitch.conf names, into the init.
+        .set_env(Some(vec![DEFAULT_PATH.to_owned(), "HOME=/".to_owned()]))
         .set_cwd(PathBuf::from("/"))
         .set_capabilities(Some(capabilities()))
         .set_rlimits(None)
@@ -118,7 +150,7 @@ fn process() -> Process {
 
 /// Inheritable and ambient stay empty (CVE-2022-24769 and its kin), which [`None`] would not promise.
 fn capabilities() -> LinuxCapabilities {
-    let set: Capabilities = CAPABILITIES.into_iter().collect();
+    let set: Capabilities = CAPABILITIES.into_iter().chain([CAPABILITY_OF_THE_INIT]).collect();
     let mut capabilities = LinuxCapabilities::default();
     capabilities
         .set_bounding(Some(set.clone()))

@@ -4,11 +4,12 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 
 use nix::libc;
+use nix::sched::CloneFlags;
 use nix::sys::signal::{SigHandler, Signal};
 use rustix::process::Pid;
 
@@ -73,9 +74,7 @@ pub(crate) fn set_mount_read_only(mount: impl AsFd, read_only: bool) -> io::Resu
 /// # Errors
 /// Those of fork(2); `EDEADLK` when this process has more than one thread.
 pub(crate) fn fork(child: impl FnOnce() -> i32) -> io::Result<Pid> {
-    if std::fs::read_dir("/proc/self/task")?.count() != 1 {
-        return Err(io::Error::from_raw_os_error(libc::EDEADLK));
-    }
+    require_one_thread()?;
     // JUSTIFICATION: workers and commands need this process's mounts and, in the case of commands, must not exec a
     // file before their credentials are dropped; posix_spawn cannot do that.
     // SAFETY: the process has one thread (checked above), so the child's copy of memory and locks is consistent and
@@ -88,6 +87,38 @@ pub(crate) fn fork(child: impl FnOnce() -> i32) -> io::Result<Pid> {
             unsafe { libc::_exit(code) }
         }
         pid => Ok(Pid::from_raw(pid).expect("fork returns a positive pid to the parent")),
+    }
+}
+
+/// [`fork`] into new namespaces: `namespaces` are `CLONE_NEW*` flags of clone(2).
+///
+/// # Errors
+/// Those of clone(2); `EDEADLK` when this process has more than one thread.
+pub(crate) fn fork_into(namespaces: CloneFlags, child: impl FnOnce() -> i32) -> io::Result<Pid> {
+    require_one_thread()?;
+    let flags = namespaces.bits() | libc::SIGCHLD;
+    // JUSTIFICATION: the C library has no fork with flags, and its clone wants a stack of its own for the child.
+    // SAFETY: without CLONE_VM and with no stack this is fork(2): the child has its own copy of the memory and goes on here. The
+    // process has one thread (checked above), so that copy is consistent, locks of the C library included. The child never
+    // returns from here.
+    match unsafe { libc::syscall(libc::SYS_clone, libc::c_long::from(flags), 0, 0, 0, 0) } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            let code = child();
+            // SAFETY: no memory is involved; destructors of the parent's values must not run in the child.
+            unsafe { libc::_exit(code) }
+        }
+        pid => {
+            let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+            Ok(pid.expect("clone returns a positive pid to the parent"))
+        }
+    }
+}
+
+fn require_one_thread() -> io::Result<()> {
+    match std::fs::read_dir("/proc/self/task")?.count() {
+        1 => Ok(()),
+        _ => Err(io::Error::from_raw_os_error(libc::EDEADLK)),
     }
 }
 
@@ -113,23 +144,32 @@ pub(crate) fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-/// Moves `kept` to the number `number` (3 or above) and closes every other descriptor from 3 on.
+/// Moves `kept` to the numbers from `first` (3 or above) on and closes every other descriptor from 3 on.
 ///
-/// Only for a container's init: the descriptors that it closes belong to values of the shim, whose memory it has a
-/// copy of and never uses again.
-pub(crate) fn keep_only(kept: OwnedFd, number: RawFd) -> io::Result<OwnedFd> {
-    // JUSTIFICATION: dup3 onto a number and naming that number as owned have no safe interface.
-    // SAFETY: `number` is closed or replaced, and its former owner, if any, is never used again in this process (see
-    // above); after dup3 the number is open and owned by nobody else.
-    let moved = unsafe {
-        if libc::dup3(kept.as_raw_fd(), number, libc::O_CLOEXEC) < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        OwnedFd::from_raw_fd(number)
-    };
-    close_from(number.unsigned_abs() + 1)?;
-    std::mem::forget(kept); // closed just now
-    Ok(moved)
+/// Only for the inits of a container: the descriptors that it closes belong to values of the process that they were forked
+/// from, whose memory they have a copy of and never use again.
+pub(crate) fn keep_only<const N: usize>(kept: [BorrowedFd<'_>; N], first: RawFd) -> io::Result<[OwnedFd; N]> {
+    let above = first + RawFd::try_from(N).map_err(io::Error::other)?;
+    // Out of the way first: one may have the number that another one is to get.
+    let mut high = Vec::with_capacity(N);
+    for fd in kept {
+        high.push(rustix::io::fcntl_dupfd_cloexec(fd, above)?);
+    }
+    let mut moved = Vec::with_capacity(N);
+    for (number, fd) in (first..).zip(&high) {
+        // JUSTIFICATION: dup3 onto a number and naming that number as owned have no safe interface.
+        // SAFETY: `number` is closed or replaced, and its former owner, if any, is never used again in this process (see
+        // above); after dup3 the number is open and owned by nobody else.
+        moved.push(unsafe {
+            if libc::dup3(fd.as_raw_fd(), number, libc::O_CLOEXEC) < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            OwnedFd::from_raw_fd(number)
+        });
+    }
+    high.into_iter().for_each(std::mem::forget); // closed at once
+    close_from(above.unsigned_abs())?;
+    moved.try_into().map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
 /// Takes a descriptor that this process was executed with.

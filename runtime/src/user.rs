@@ -9,6 +9,9 @@
 mod database;
 
 use std::io;
+use std::path::Path;
+
+use rustix::fs::OFlags;
 
 use crate::root::Root;
 use database::{Group, Passwd, Table};
@@ -148,6 +151,24 @@ pub fn resolve(root: &Root, spec: &str, id_count: u32) -> Result<Identity, UserE
     }
     let (user, group) = parse_spec(spec, id_count)?;
     resolve_user(root, &user, group.as_ref(), id_count)
+}
+
+/// What both databases were when they were looked at: another stamp, another answer of [`resolve`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Stamp([Option<(u64, u64, i64, u64, i64, u64)>; 2]);
+
+/// `None` where that cannot be told.
+pub(crate) fn stamp(root: &Root) -> Option<Stamp> {
+    let of = |kind: Kind| match root.open(Path::new(kind.path()), OFlags::PATH, 0) {
+        Ok(found) => {
+            let stat = rustix::fs::fstat(found).ok()?;
+            let size = u64::try_from(stat.st_size).ok()?;
+            Some(Some((stat.st_dev, stat.st_ino, stat.st_ctime, stat.st_ctime_nsec, stat.st_mtime, size)))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Some(None),
+        Err(_) => None,
+    };
+    Some(Stamp([of(Kind::User)?, of(Kind::Group)?]))
 }
 
 fn bare_root() -> Identity {

@@ -3,6 +3,7 @@
 
 mod drive;
 mod interrupts;
+mod quick;
 mod streams;
 mod terminal;
 
@@ -21,6 +22,7 @@ use super::values::{self, Variable};
 use super::{Context, Failure, Outcome};
 pub(super) use drive::{Ended, drive};
 pub(crate) use interrupts::Interrupts;
+pub(super) use quick::attempt as attempt_quickly;
 
 /// The largest environment file, in bytes: far above what execve(2) takes.
 const MAX_ENV_FILE: u64 = 4 << 20;

@@ -26,7 +26,7 @@ pub(crate) const LOCK: &str = "lock";
 pub(crate) const OPS_LOCK: &str = "ops.lock";
 pub(crate) const STATE: &str = "state.json";
 /// There while layers are exchanged under a running shim. It need not survive a power cut: the shim does not either.
-const SWITCHING: &str = "switching";
+pub(crate) const SWITCHING: &str = "switching";
 /// There while a vessel is made, and again while it is deleted, and all the time if it is volatile: without a manifest it is a leftover then. A directory that
 /// has neither may belong to another storage.
 pub(crate) const UNFINISHED: &str = "unfinished";

@@ -55,7 +55,7 @@ pub(super) fn watch<T: AsRawFd>(owner: T) -> io::Result<AsyncFd<T>> {
 }
 
 /// A descriptor of `/dev/null`.
-pub(super) fn null() -> Result<OwnedFd> {
+pub(crate) fn null() -> Result<OwnedFd> {
     let file = File::options().read(true).write(true).open("/dev/null");
     Ok(file.map_err(|e| Error::io("failed to open /dev/null", e))?.into())
 }

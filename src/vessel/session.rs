@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use vesselrt_runtime::shim::client::{CallError, Connection};
-use vesselrt_runtime::shim::protocol::{ExitStatus, Reply, Request};
+use vesselrt_runtime::shim::protocol::{ExecRequest, ExitStatus, Reply, Request};
 
 use super::exec::{ExecOptions, ExecResult, Input, Output};
 use super::terminal::Terminal;
@@ -27,6 +27,8 @@ use crate::offload::blocking;
 
 /// How long a command that was killed may take to be gone.
 const KILL: Duration = Duration::from_secs(5);
+/// Bytes that a socket with nothing in it takes at once: a part of net.core.wmem_default.
+const SMALL: usize = 32 << 10;
 /// What a terminal takes for the end of input (VEOF, ^D).
 const END_OF_TRANSMISSION: u8 = 4;
 
@@ -264,38 +266,62 @@ impl Drop for Copies {
 }
 
 pub(super) async fn exec(vessel: &Arc<VesselInner>, mut options: ExecOptions) -> Result<ExecResult> {
-    if options.has_terminal() && matches!(options.stdout, Output::Null) {
-        // Somebody must read the terminal, or the command gets stuck.
-        options.stdout = Output::Stream(Box::new(tokio::io::sink()));
+    if options.has_terminal() {
+        if matches!(options.stdout, Output::Null) {
+            // Somebody must read the terminal, or the command gets stuck.
+            options.stdout = Output::Stream(Box::new(tokio::io::sink()));
+        }
+        return spawn(vessel, options).await?.wait().await;
     }
-    spawn(vessel, options).await?.wait().await
+    let (request, deadline) = prepare(vessel, &options)?;
+    let mut copies = Copies::default();
+    let streams = streams(&mut copies, options)?;
+    // One message each way.
+    let connection = send(vessel, Request::Run(request), streams).await?;
+    running(vessel, connection, None, deadline, copies).wait().await
 }
 
 pub(super) async fn spawn(vessel: &Arc<VesselInner>, options: ExecOptions) -> Result<Running> {
+    let (request, deadline) = prepare(vessel, &options)?;
+    let mut copies = Copies::default();
+    if !options.has_terminal() {
+        let streams = streams(&mut copies, options)?;
+        let (connection, _) = start(vessel, request, streams).await?;
+        return Ok(running(vessel, connection, None, deadline, copies));
+    }
+    if matches!(options.stdin, Input::Fd(_)) || matches!(options.stdout, Output::Fd(_)) {
+        return Err(Error::invalid("a command with a terminal takes no descriptors of others"));
+    }
+    let (connection, mut fds) = start(vessel, request, Vec::new()).await?;
+    let outer = fds.pop().ok_or(CallError::Unexpected("no terminal"))?;
+    copies.terminal(&outer, options.stdin, options.stdout)?;
+    Ok(running(vessel, connection, Some(outer), deadline, copies))
+}
+
+/// The request, and when its time is up.
+fn prepare(vessel: &VesselInner, options: &ExecOptions) -> Result<(Box<ExecRequest>, Option<Instant>)> {
     // One that cannot be expressed is none.
     let deadline = options.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-    let request = options.request(&vessel.work_dir(), &vessel.image)?;
-    let mut copies = Copies::default();
-    let (connection, terminal) = if options.has_terminal() {
-        let refused = || Error::invalid("a command with a terminal takes no descriptors of others");
-        if matches!(options.stdin, Input::Fd(_)) || matches!(options.stdout, Output::Fd(_)) {
-            return Err(refused());
-        }
-        let (connection, mut fds) = start(vessel, request, Vec::new()).await?;
-        let outer = fds.pop().ok_or(CallError::Unexpected("no terminal"))?;
-        copies.terminal(&outer, options.stdin, options.stdout)?;
-        (connection, Some(outer))
-    } else {
-        let theirs = vec![
-            copies.input(options.stdin)?,
-            copies.output(options.stdout)?,
-            copies.output(options.stderr)?,
-        ];
-        (start(vessel, request, theirs).await?.0, None)
-    };
-    let connection =
-        pump::watch(Waitable(connection)).map_err(|e| Error::io("failed to watch the connection", e))?;
-    Ok(Running {
+    Ok((Box::new(options.request(&vessel.work_dir(), &vessel.image)?), deadline))
+}
+
+/// The descriptors of the command's streams; none where all three are nothing.
+fn streams(copies: &mut Copies, options: ExecOptions) -> Result<Vec<OwnedFd>> {
+    if let (Input::Null, Output::Null, Output::Null) = (&options.stdin, &options.stdout, &options.stderr) {
+        return Ok(Vec::new());
+    }
+    let input = copies.input(options.stdin)?;
+    Ok(vec![input, copies.output(options.stdout)?, copies.output(options.stderr)?])
+}
+
+fn running(
+    vessel: &Arc<VesselInner>,
+    connection: AsyncFd<Waitable>,
+    terminal: Option<OwnedFd>,
+    deadline: Option<Instant>,
+    copies: Copies,
+) -> Running {
+    Running {
         vessel: Arc::clone(vessel),
         connection: Some(connection),
         terminal,
@@ -303,23 +329,42 @@ pub(super) async fn spawn(vessel: &Arc<VesselInner>, options: ExecOptions) -> Re
         result: None,
         copies,
         signalled: AtomicBool::new(false),
-    })
+    }
 }
 
-/// Sends the request; the connection that comes back has the command. A caller that is gone by then drops it, which
-/// kills the command.
+/// Sends the request and waits until the command runs. A caller that is gone by then drops the connection, which kills it.
 async fn start(
     vessel: &VesselInner,
-    request: vesselrt_runtime::shim::protocol::ExecRequest,
-    theirs: Vec<OwnedFd>,
-) -> Result<(Connection, Vec<OwnedFd>)> {
-    let mut connection = vessel.connect().await?;
-    blocking(move || {
-        let fds: Vec<BorrowedFd<'_>> = theirs.iter().map(AsFd::as_fd).collect();
-        match connection.call(&Request::Exec(Box::new(request)), &fds)? {
-            (Reply::Started, fds) => Ok((connection, fds)),
-            _ => Err(CallError::Unexpected("not started").into()),
-        }
-    })
-    .await
+    request: Box<ExecRequest>,
+    streams: Vec<OwnedFd>,
+) -> Result<(AsyncFd<Waitable>, Vec<OwnedFd>)> {
+    let mut connection = send(vessel, Request::Exec(request), streams).await?;
+    wait_readable(&connection).await.map_err(CallError::Lost)?;
+    match connection.get_mut().0.receive()? {
+        (Reply::Started, fds) => Ok((connection, fds)),
+        _ => Err(CallError::Unexpected("not started").into()),
+    }
+}
+
+/// Sends a request on a connection that has the command from then on.
+async fn send(vessel: &VesselInner, request: Request, streams: Vec<OwnedFd>) -> Result<AsyncFd<Waitable>> {
+    let connection = vessel.connect().await?;
+    let send = |request: Request, streams: Vec<OwnedFd>, connection: Connection| -> Result<Connection> {
+        let fds: Vec<BorrowedFd<'_>> = streams.iter().map(AsFd::as_fd).collect();
+        connection.send(&request, &fds)?;
+        Ok(connection)
+    };
+    // What the buffer of the socket holds is sent at once.
+    let connection = if is_small(&request) {
+        send(request, streams, connection)?
+    } else {
+        blocking(move || send(request, streams, connection)).await?
+    };
+    pump::watch(Waitable(connection)).map_err(|e| Error::io("failed to watch the connection", e))
+}
+
+fn is_small(request: &Request) -> bool {
+    let (Request::Exec(request) | Request::Run(request)) = request else { return false };
+    let bytes = |list: &[Vec<u8>]| list.iter().map(|text| text.len() + 8).sum::<usize>();
+    bytes(&request.argv) + bytes(&request.env) + request.cwd.len() < SMALL
 }

@@ -1,26 +1,36 @@
-//! Process 1 of a container: starts the one command it is told, reaps, reports, and takes everything with it.
+//! Process 1 of a vessel's container, the hull: makes berths, each for one command, and takes everything with it when it ends.
 //!
-//! libcontainer builds the container and calls [`Init::exec`] where a runtime would exec the command. Being a parent
-//! instead of the command has four uses: the command's exit by signal is told apart from an exit code, orphans are
-//! reaped, the command is not exempt from default signal actions as process 1 is, and the container can be built before
-//! its command is known. When this process ends the kernel kills every process of the pid namespace.
+//! libcontainer builds the container and calls [`Init::exec`] where a runtime would exec the command. It goes on to have the one
+//! capability that berths are made with, and is in a pid namespace that no command is in: none can see it.
+//!
+//! ```text
+//! shim ── libcontainer ──▶ hull: root, /sys, /etc, host name, cgroup namespace
+//!                            └── berth: pid, mount and ipc namespace, /proc and /dev of its own; capabilities dropped
+//!                                  └── command: waits, filtered; executes what it is told
+//! ```
+//!
+//! A berth is made before its command is known, so that the command only has to be executed. It is not used twice.
 #![forbid(unsafe_code)]
 
+mod berth;
 mod command;
+mod furnish;
+mod supervise;
 
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
+use nix::sched::CloneFlags;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use rustix::event::{PollFd, PollFlags};
-use rustix::process::Pid;
 use seccompiler::BpfProgram;
 use serde::{Deserialize, Serialize};
 
@@ -28,8 +38,8 @@ use super::protocol::{ExitStatus, Fault};
 use super::wire;
 use crate::sys;
 
-/// The command, as the shim tells it: everything resolved. Descriptors with it: standard input, output and error,
-/// unless it has a terminal.
+/// The command, as the shim tells it: everything resolved. Descriptors with it: standard input, output and error, or none
+/// for a command that has a terminal or is to have `/dev/null` only.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Start {
     pub(super) argv: Vec<Vec<u8>>,
@@ -43,42 +53,69 @@ pub(super) struct Start {
     pub(super) single: bool,
 }
 
-/// What the shim says.
+/// What the shim says to the hull: make a berth. Descriptors with it: the sockets of its init and of its command, and the mount
+/// that becomes its root instead of the vessel's, if there is a third.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct ToHull;
+
+/// What the shim says to the init of a berth.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum ToInit {
-    Start(Box<Start>),
     Signal(i32),
 }
 
-/// What this process says.
+/// What the init of a berth says.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum FromInit {
-    /// The command was executed; with a terminal its other end is sent along.
-    Started,
-    /// It was not.
-    NotStarted(Fault),
-    /// It ended.
+    /// The berth is made.
+    Ready,
+    /// It cannot be.
+    Failed(Fault),
+    /// The command ended, and with it everything that it had started.
     Exited(ExitStatus),
+}
+
+/// What the process that becomes the command says, on a socket that closes when it is executed.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum FromCommand {
+    /// It waits for [`Start`].
+    Ready,
+    /// The other end of its terminal, sent along.
+    Terminal,
+    /// It was not executed.
+    NotStarted(Fault),
+}
+
+/// What berths of one hull have in common.
+#[derive(Debug, Clone)]
+pub(super) struct Facts {
+    /// Holds the vessel's lock as long as a process is here that has its mount, should the shim be killed.
+    pub(super) lock: Rc<OwnedFd>,
+    /// Whether terminals may belong to gid 5.
+    pub(super) tty_gid_mapped: bool,
+    /// Where the generated files of `/etc` are bound.
+    pub(super) etc_files: Vec<PathBuf>,
+    pub(super) seccomp: &'static BpfProgram,
 }
 
 /// The executor that libcontainer calls as process 1.
 #[derive(Clone)]
 pub(super) struct Init {
     control: Rc<UnixStream>,
-    seccomp: &'static BpfProgram,
+    facts: Rc<Facts>,
 }
 
 impl Init {
-    pub(super) fn new(control: Rc<UnixStream>, seccomp: &'static BpfProgram) -> Self {
-        Self { control, seccomp }
+    pub(super) fn new(control: Rc<UnixStream>, facts: Facts) -> Self {
+        Self { control, facts: Rc::new(facts) }
     }
 }
 
 impl Executor for Init {
     fn exec(&self, _: &Spec) -> Result<(), ExecutorError> {
-        let code = match serve(&self.control, self.seccomp) {
+        let code = match serve(&self.control, &self.facts) {
             Ok(()) => 0,
-            Err(_) => 1, // The shim sees the socket close.
+            Err(_) => 1, // The shim sees the process end.
         };
         sys::exit_now(code)
     }
@@ -93,93 +130,58 @@ impl Executor for Init {
     }
 }
 
-fn serve(control: &UnixStream, seccomp: &BpfProgram) -> io::Result<()> {
-    let _ = rustix::thread::set_name(c"vesselrt-init"); // for ps; nothing depends on it
+/// Makes berths until the shim hangs up.
+fn serve(control: &UnixStream, facts: &Facts) -> io::Result<()> {
+    let _ = rustix::thread::set_name(c"vesselrt-hull"); // for ps; nothing depends on it
     // When the shim dies, however it dies, so does the container.
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
-    // What this process has open and mapped is not for the commands it starts: no ptrace, no /proc/1/fd.
+    // What this process has open and mapped is not for the commands it starts: no ptrace, no /proc/1/fd. Berths inherit it.
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
-    let control = only_descriptor(control)?;
-    let signals = block_sigchld()?;
-    let Some((ToInit::Start(start), streams)) = wire::recv(&control)? else { return Ok(()) };
-    match command::start(&start, streams, seccomp) {
-        Ok(started) => {
-            let terminal: Vec<_> = started.terminal.iter().map(AsFd::as_fd).collect();
-            wire::send(&control, &FromInit::Started, &terminal)?;
-            drop(terminal);
-            let pid = started.pid;
-            drop(started.terminal);
-            supervise(&control, &signals, pid)
+    // Copies of all descriptors of the shim are here, its lock and its connections among them.
+    let [control, lock] = sys::keep_only([control.as_fd(), facts.lock.as_fd()], 3)?;
+    let facts = &Facts { lock: Rc::new(lock), ..facts.clone() };
+    let (control, signals) = (UnixStream::from(control), watch_children()?);
+    loop {
+        let [asked, ended] = wait(&control, &signals)?;
+        if ended {
+            reap(&signals)?;
         }
-        Err(fault) => wire::send(&control, &FromInit::NotStarted(fault), &[]),
+        if asked {
+            let Some((ToHull, fds)) = wire::recv(&control)? else { return Ok(()) };
+            // The shim sees the sockets of one that could not be made close.
+            let _ = make_berth(fds, facts);
+        }
     }
 }
 
-/// Closes every descriptor but the control socket, which becomes number 3: this process has copies of all of the
-/// shim's, its lock and its connections among them.
-fn only_descriptor(control: &UnixStream) -> io::Result<UnixStream> {
-    const KEPT: i32 = 3;
-    let high = rustix::io::fcntl_dupfd_cloexec(control, KEPT + 1)?;
-    let socket = sys::keep_only(high, KEPT)?;
-    Ok(UnixStream::from(socket))
+fn make_berth(fds: Vec<OwnedFd>, facts: &Facts) -> io::Result<()> {
+    let namespaces = CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC;
+    sys::fork_into(namespaces, || i32::from(berth::live(fds, facts).is_err())).map(drop)
 }
 
-fn block_sigchld() -> io::Result<SignalFd> {
+fn watch_children() -> io::Result<SignalFd> {
     let mut mask = SigSet::empty();
     mask.add(Signal::SIGCHLD);
     mask.thread_block()?;
     Ok(SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
 }
 
-/// Until the command ends or the shim hangs up.
-fn supervise(control: &UnixStream, signals: &SignalFd, command: Pid) -> io::Result<()> {
+/// Whether there is something to hear on the socket, and whether a child ended.
+fn wait(control: &UnixStream, signals: &SignalFd) -> io::Result<[bool; 2]> {
     loop {
         let mut fds = [PollFd::new(control, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
         match rustix::event::poll(&mut fds, None) {
-            Err(rustix::io::Errno::INTR) => continue,
-            other => other?,
-        };
-        let [from_shim, child] = fds.map(|fd| !fd.revents().is_empty());
-        if child {
-            while signals.read_signal()?.is_some() {}
-            if let Some(status) = reap(command) {
-                return wire::send(control, &FromInit::Exited(status), &[]);
-            }
-        }
-        if from_shim {
-            match wire::recv(control)? {
-                Some((ToInit::Signal(number), _)) => forward(command, number),
-                Some((ToInit::Start(_), _)) | None => return Ok(()),
-            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+            Ok(_) => return Ok(fds.map(|fd| !fd.revents().is_empty())),
         }
     }
 }
 
-fn forward(command: Pid, number: i32) {
-    if let Ok(signal) = Signal::try_from(number) {
-        // Its process group: a shell's foreground pipeline, as a terminal would. ESRCH: it has just ended.
-        let _ = nix::sys::signal::killpg(nix::unistd::Pid::from_raw(command.as_raw_nonzero().get()), signal);
-    }
-}
-
-/// Reaps everything that has ended; the status of the command, if it is among them.
-fn reap(command: Pid) -> Option<ExitStatus> {
-    let mut status = None;
-    loop {
-        match waitpid(None, Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL)) {
-            Ok(WaitStatus::Exited(pid, code)) if pid.as_raw() == command.as_raw_nonzero().get() => {
-                status = Some(ExitStatus::Code(code));
-            }
-            Ok(WaitStatus::Signaled(pid, signal, _)) if pid.as_raw() == command.as_raw_nonzero().get() => {
-                status = Some(ExitStatus::Signal(signal as i32));
-            }
-            Ok(WaitStatus::StillAlive) | Err(_) => return status,
-            Ok(_) => {}
-        }
-    }
-}
-
-/// Takes the three streams that came with a [`Start`].
-pub(super) fn three(fds: Vec<OwnedFd>) -> Option<[OwnedFd; 3]> {
-    fds.try_into().ok()
+/// Berths that have ended.
+fn reap(signals: &SignalFd) -> io::Result<()> {
+    while signals.read_signal()?.is_some() {}
+    let any = Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL);
+    while !matches!(waitpid(None, any), Ok(WaitStatus::StillAlive) | Err(_)) {}
+    Ok(())
 }

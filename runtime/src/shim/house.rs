@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! /merged          the overlay of the vessel
-//! /scratch/N       overlays of commands that leave nothing behind
+//! /scratch         where such an overlay of a command that leaves nothing behind is mounted for a moment, on older kernels
 //! /files           generated resolv.conf, hosts, hostname
 //! /skeleton        the lowest layer of the vessel: /dev /proc /sys, and /etc with the generated files
 //! /bundle /state   what libcontainer wants to see
@@ -32,7 +32,7 @@ use super::mounted::Dirs;
 
 /// Where the vessel is mounted.
 pub(super) const MERGED: &str = "/merged";
-/// Where throw-away overlays are mounted.
+/// Where throw-away overlays are mounted for a moment on kernels that cannot mount them nowhere.
 pub(super) const SCRATCH: &str = "/scratch";
 /// Generated files that are bound into containers.
 pub(super) const FILES: &str = "/files";
@@ -44,7 +44,8 @@ pub(super) const BUNDLE: &str = "/bundle";
 /// libcontainer's state.
 pub(super) const STATE: &str = "/state";
 
-const STORE: [&str; 3] = ["store/image", "store/sealed", "store/vessel"];
+/// Where the directories of the store are.
+pub(super) const STORE: [&str; 3] = ["store/image", "store/sealed", "store/vessel"];
 const DIRS: [&str; 17] = [
     "merged",
     "scratch",

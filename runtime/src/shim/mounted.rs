@@ -106,49 +106,44 @@ fn open_dir(parent: &OwnedFd, path: &str) -> Result<OwnedFd, Fault> {
         .map_err(|e| Fault::io(format!("open the layer {path}"), &e.into()))
 }
 
-/// An overlay above the merged tree that is thrown away: a command sees everything and leaves nothing.
+/// The writable layer of an overlay above the merged tree that is thrown away: a command sees everything and leaves nothing.
 #[derive(Debug)]
 pub(super) struct Scratch {
     name: String,
 }
 
 impl Scratch {
-    /// Mounts one; `number` is unique in this shim.
-    pub(super) fn new(number: u64, merged: &Mounted, dirs: &Dirs) -> Result<Self, Fault> {
+    /// Makes one, and the mount, which is attached nowhere yet; `number` is unique in this shim.
+    pub(super) fn new(number: u64, merged: &Mounted, dirs: &Dirs) -> Result<(Self, OwnedFd), Fault> {
         let scratch = Self { name: format!("scratch-{number}") };
-        scratch.mount(merged, dirs).inspect_err(|_| scratch.remove(dirs))?;
-        Ok(scratch)
-    }
-
-    fn mount(&self, merged: &Mounted, dirs: &Dirs) -> Result<(), Fault> {
-        let failed = |e: io::Error| Fault::io("make a throw-away layer", &e);
-        let mode = Mode::from_raw_mode(0o700);
-        for path in [self.name.clone(), format!("{}/fs", self.name), format!("{}/work", self.name)] {
-            rustix::fs::mkdirat(&dirs.vessel, &path, mode).map_err(|e| failed(e.into()))?;
+        match scratch.mount(merged, dirs) {
+            Ok(mount) => Ok((scratch, mount)),
+            Err(error) => {
+                scratch.remove(dirs);
+                Err(Fault::io("make a throw-away layer", &error))
+            }
         }
-        let upper = open_dir(&dirs.vessel, &format!("{}/fs", self.name))?;
-        let work = open_dir(&dirs.vessel, &format!("{}/work", self.name))?;
-        let status = rustix::fs::fstat(&merged.root).map_err(|e| failed(e.into()))?;
-        let readable =
-            rustix::fs::openat(&dirs.vessel, format!("{}/fs", self.name), OFlags::RDONLY, Mode::empty())
-                .map_err(|e| failed(e.into()))?;
-        rustix::fs::fchmod(&readable, Mode::from_raw_mode(status.st_mode & 0o7777))
-            .map_err(|e| failed(e.into()))?;
-        std::fs::create_dir(self.target()).map_err(failed)?;
-        let merged = merged.root.as_fd().try_clone_to_owned().map_err(failed)?;
-        let layers = Layers { lowers: &[merged], upper: upper.as_fd(), work: work.as_fd(), volatile: true };
-        mount_kernel(&layers, Path::new(&self.target()))
     }
 
-    /// Where it is mounted.
-    pub(super) fn target(&self) -> String {
-        format!("{}/{}", house::SCRATCH, self.name)
+    fn mount(&self, merged: &Mounted, dirs: &Dirs) -> io::Result<OwnedFd> {
+        let mode = Mode::from_raw_mode(0o700);
+        rustix::fs::mkdirat(&dirs.vessel, &self.name, mode)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let own = rustix::fs::openat(&dirs.vessel, &self.name, flags, Mode::empty())?;
+        let part = |name: &str| -> io::Result<OwnedFd> {
+            rustix::fs::mkdirat(&own, name, mode)?;
+            Ok(rustix::fs::openat(&own, name, flags, Mode::empty())?)
+        };
+        let (upper, work) = (part("fs")?, part("work")?);
+        let status = rustix::fs::fstat(&merged.root)?;
+        rustix::fs::fchmod(&upper, Mode::from_raw_mode(status.st_mode & 0o7777))?;
+        let lower = merged.root.as_fd().try_clone_to_owned()?;
+        let layers = Layers { lowers: &[lower], upper: upper.as_fd(), work: work.as_fd(), volatile: true };
+        overlay::mount_nowhere(&layers, Path::new(house::SCRATCH))
     }
 
-    /// Unmounts and removes it. What cannot be removed is found by the next shim ([`sweep`]).
+    /// Removes it. What cannot be removed is found by the next shim ([`sweep`]).
     pub(super) fn remove(&self, dirs: &Dirs) {
-        let _ = rustix::mount::unmount(self.target(), UnmountFlags::DETACH);
-        let _ = std::fs::remove_dir(self.target());
         let _ = crate::layer::remove_tree(dirs.vessel.as_fd(), self.name.as_ref());
     }
 }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::settings::Settings;
 
 /// Version of the protocol; a client refuses a shim of another one.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Which program stacks the layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -149,7 +149,8 @@ pub enum Request {
         /// Path inside.
         to: Vec<u8>,
     },
-    /// Runs a command with the three descriptors sent along as its standard streams (none with a terminal).
+    /// Runs a command with the three descriptors sent along as its standard streams; none with a terminal, or when all three
+    /// are to be `/dev/null`.
     /// Replies: [`Reply::Started`], later [`Reply::Exited`].
     Exec(Box<ExecRequest>),
     /// Sends a signal to the command that this connection runs; there is no reply.
@@ -187,6 +188,9 @@ pub enum Request {
     /// Copies what is large of the writable layer into the directory sent along, where [`Request::Capture`] takes what did not
     /// change until then. Commands go on. Reply: [`Reply::Done`].
     CopyAhead,
+    /// [`Request::Exec`] of a client that does not ask whether the command runs yet: only [`Reply::Exited`] comes. Without
+    /// descriptors all three streams are `/dev/null`.
+    Run(Box<ExecRequest>),
 }
 
 /// A reply.

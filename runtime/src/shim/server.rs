@@ -12,6 +12,7 @@
 
 mod capture;
 mod requests;
+mod running;
 mod setup;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -25,11 +26,10 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use rustix::event::{PollFd, PollFlags};
 
 use super::commands::{Command, Ground};
-use super::container_init::FromInit;
 use super::house;
 use super::jobs::Job;
 use super::mounted::{Dirs, Mounted};
-use super::protocol::{ExitStatus, Fault, FaultKind, Reply, Request};
+use super::protocol::{Fault, FaultKind, Reply, Request};
 use super::wire;
 
 /// How long a client may take for the rest of a frame, and for taking a reply.
@@ -84,6 +84,8 @@ struct Server {
     detached: Option<super::protocol::MountSpec>,
     clients: BTreeMap<u64, Client>,
     commands: BTreeMap<u64, Command>,
+    /// The container that they run in.
+    running: running::Running,
     jobs: BTreeMap<u64, Job>,
     deferred: VecDeque<(u64, Request, Vec<OwnedFd>)>,
     /// The client that made the vessel still.
@@ -103,7 +105,7 @@ struct Server {
     /// The vessel is thrown away: its writable layer goes when the last command has ended.
     destroy: bool,
     /// Holds the vessel's lock as long as this process lives.
-    _lock: OwnedFd,
+    lock: OwnedFd,
 }
 
 /// What became ready.
@@ -111,16 +113,24 @@ struct Server {
 enum Ready {
     Listener,
     Client(u64),
+    Starting(u64),
     Control(u64),
     Ended(u64),
     JobEnded(u64),
+    HullEnded,
+    ScratchLeft(u64),
 }
 
 impl Server {
     fn serve(&mut self) {
         while !self.done() {
-            let Ok(ready) = self.wait(self.patience()) else { return };
+            let chore = self.has_chore();
+            let patience = if chore { Some(Duration::ZERO) } else { self.patience() };
+            let Ok(ready) = self.wait(patience) else { return };
             self.end_late_capture();
+            if chore && ready.is_empty() {
+                self.chore();
+            }
             for event in ready {
                 self.handle(event);
             }
@@ -148,6 +158,7 @@ impl Server {
     }
 
     fn leave(&mut self) {
+        self.end_hulls();
         if self.destroy {
             self.remove_writable_layer();
         }
@@ -172,6 +183,10 @@ impl Server {
             fds.push(PollFd::new(&client.socket, PollFlags::IN));
         }
         for (id, command) in &self.commands {
+            if let Some(start) = command.start.as_ref().filter(|_| command.announce) {
+                what.push(Ready::Starting(*id));
+                fds.push(PollFd::new(start, PollFlags::IN));
+            }
             if let Some(control) = &command.control {
                 what.push(Ready::Control(*id));
                 fds.push(PollFd::new(control, PollFlags::IN));
@@ -182,6 +197,15 @@ impl Server {
         for (id, job) in &self.jobs {
             what.push(Ready::JobEnded(*id));
             fds.push(PollFd::new(&job.pidfd, PollFlags::IN));
+        }
+        let (hulls, scratches) = self.running.watched();
+        for pidfd in hulls {
+            what.push(Ready::HullEnded);
+            fds.push(PollFd::new(pidfd, PollFlags::IN));
+        }
+        for (id, pidfd) in scratches {
+            what.push(Ready::ScratchLeft(id));
+            fds.push(PollFd::new(pidfd, PollFlags::IN));
         }
         // One that no clock can express is none.
         let timeout = patience.and_then(|left| rustix::time::Timespec::try_from(left).ok());
@@ -205,9 +229,12 @@ impl Server {
         match event {
             Ready::Listener => self.accept(),
             Ready::Client(id) => self.hear(id),
+            Ready::Starting(id) => self.hear_start(id),
             Ready::Control(id) => self.hear_init(id),
-            Ready::Ended(id) => self.command_ended(id),
+            Ready::Ended(id) => self.init_ended(id),
             Ready::JobEnded(id) => self.job_ended(id),
+            Ready::HullEnded => self.hull_ended(),
+            Ready::ScratchLeft(id) => self.scratch_left(id),
         }
     }
 
@@ -268,46 +295,9 @@ impl Server {
         self.reply(id, &Reply::Failed(fault), &[]);
     }
 
-    fn hear_init(&mut self, id: u64) {
-        let Some(command) = self.commands.get_mut(&id) else { return };
-        let Some(control) = &command.control else { return };
-        let heard = wire::recv::<FromInit>(control);
-        let client = command.client;
-        match heard {
-            Ok(Some((FromInit::Started, fds))) => {
-                command.started = true;
-                if let Some(client) = client {
-                    self.reply(client, &Reply::Started, &fds);
-                }
-            }
-            // Told when the container is gone: its client may want a vessel in which nothing runs next.
-            Ok(Some((FromInit::NotStarted(fault), _))) => command.failure = Some(fault),
-            Ok(Some((FromInit::Exited(status), _))) => command.status = Some(status),
-            Ok(None) | Err(_) => command.control = None,
-        }
-    }
-
     fn idle(&mut self, client: u64) {
         if let Some(client) = self.clients.get_mut(&client) {
             client.state = State::Idle;
-        }
-    }
-
-    /// Everything in the container has ended: the kernel reports process 1 last.
-    fn command_ended(&mut self, id: u64) {
-        // What it had to say may still lie in its socket.
-        while self.commands.get(&id).is_some_and(|c| c.control.is_some()) {
-            self.hear_init(id);
-        }
-        let Some(command) = self.commands.remove(&id) else { return };
-        reap(command.pid);
-        if let Some(client) = command.client {
-            self.idle(client);
-            self.reply(client, &last_word(&command), &[]);
-        }
-        command.bury(&self.dirs);
-        if self.commands.is_empty() {
-            self.remove_placeholders();
         }
     }
 
@@ -321,6 +311,9 @@ impl Server {
 
     fn job_ended(&mut self, id: u64) {
         let Some(job) = self.jobs.remove(&id) else { return };
+        if job.writes {
+            self.running.written();
+        }
         let answered = reap(job.pid) == Some(0);
         if self.end_capture(id, &job) {
             return;
@@ -372,6 +365,7 @@ impl Server {
     /// old ones are again.
     fn remount(&mut self, spec: super::protocol::MountSpec) -> Result<Option<OwnedFd>, Fault> {
         let target = Path::new(house::MERGED);
+        self.end_hulls();
         let (before, root) = match self.mounted.take() {
             Some(old) => {
                 let root = old.root.as_fd().try_clone_to_owned();
@@ -395,27 +389,13 @@ impl Server {
     }
 }
 
-/// What the client of an ended command hears.
-fn last_word(command: &Command) -> Reply {
-    match (&command.failure, command.started) {
-        (Some(fault), _) => Reply::Failed(fault.clone()),
-        (None, true) => {
-            let killed = ExitStatus::Signal(rustix::process::Signal::KILL.as_raw());
-            Reply::Exited(command.status.unwrap_or(killed))
-        }
-        (None, false) => {
-            Reply::Failed(Fault::new(FaultKind::Internal, "the container ended before its command began"))
-        }
-    }
-}
-
 fn not_mounted() -> Fault {
     Fault::new(FaultKind::Internal, "the vessel is not mounted")
         .with_remedy("stop the vessel and open it again")
 }
 
 /// The exit code, if the process exited by itself.
-fn reap(pid: rustix::process::Pid) -> Option<i32> {
+pub(super) fn reap(pid: rustix::process::Pid) -> Option<i32> {
     let pid = nix::unistd::Pid::from_raw(pid.as_raw_nonzero().get());
     match waitpid(pid, Some(WaitPidFlag::__WALL)) {
         Ok(nix::sys::wait::WaitStatus::Exited(_, code)) => Some(code),

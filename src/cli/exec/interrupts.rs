@@ -20,7 +20,7 @@ pub(crate) struct Interrupts {
     interrupt: Signal,
     quit: Signal,
     terminate: Signal,
-    passed_on: BTreeSet<i32>,
+    passed: Passed,
 }
 
 impl Interrupts {
@@ -35,7 +35,7 @@ impl Interrupts {
             interrupt: catch(SignalKind::interrupt())?,
             quit: catch(SignalKind::quit())?,
             terminate: catch(SignalKind::terminate())?,
-            passed_on: BTreeSet::new(),
+            passed: Passed::default(),
         })
     }
 
@@ -49,17 +49,24 @@ impl Interrupts {
         }
     }
 
-    /// What a command is to be sent when this process gets `signal`: each one once; whoever interrupts twice means it.
+    /// [`Passed::on`].
     pub(super) fn pass_on(&mut self, signal: i32) -> Option<i32> {
-        pass_on(&mut self.passed_on, signal)
+        self.passed.on(signal)
     }
 }
 
-fn pass_on(passed_on: &mut BTreeSet<i32>, signal: i32) -> Option<i32> {
-    match (passed_on.insert(signal), signal) {
-        (true, _) => Some(signal),
-        (false, SIGINT) => Some(SIGKILL),
-        (false, _) => None,
+/// Signals that were passed on to a command.
+#[derive(Debug, Default)]
+pub(super) struct Passed(BTreeSet<i32>);
+
+impl Passed {
+    /// What a command is to be sent when this process gets `signal`: each one once; whoever interrupts twice means it.
+    pub(super) fn on(&mut self, signal: i32) -> Option<i32> {
+        match (self.0.insert(signal), signal) {
+            (true, _) => Some(signal),
+            (false, SIGINT) => Some(SIGKILL),
+            (false, _) => None,
+        }
     }
 }
 
@@ -69,9 +76,8 @@ mod tests {
 
     #[test]
     fn each_is_passed_on_once_and_a_second_interrupt_kills() {
-        let mut passed_on = BTreeSet::new();
-        let sent: Vec<_> =
-            [SIGTERM, SIGINT, SIGTERM, SIGINT, SIGINT].map(|s| pass_on(&mut passed_on, s)).into();
+        let mut passed = Passed::default();
+        let sent: Vec<_> = [SIGTERM, SIGINT, SIGTERM, SIGINT, SIGINT].map(|s| passed.on(s)).into();
         assert_eq!(sent, [Some(SIGTERM), Some(SIGINT), None, Some(SIGKILL), Some(SIGKILL)]);
     }
 

@@ -97,6 +97,15 @@ pub(super) fn join(options: ExecOptions, interactive: bool, trouble: &Trouble) -
     })
 }
 
+/// [`join`] for a command that gets no input, if both streams can be handed over.
+pub(super) fn hand_over(options: ExecOptions) -> Option<ExecOptions> {
+    let own = |fd: BorrowedFd<'_>| {
+        fstat(fd).ok().filter(carries_bytes_only)?;
+        duplicate(fd, "a stream").ok()
+    };
+    Some(options.stdout_fd(own(std::io::stdout().as_fd())?).stderr_fd(own(std::io::stderr().as_fd())?))
+}
+
 /// Joins the terminal of the command with our input and output: both are copied, whatever they are.
 pub(super) fn join_terminal(options: ExecOptions, trouble: &Trouble) -> Outcome<ExecOptions> {
     let input = duplicate(std::io::stdin().as_fd(), "standard input")?;

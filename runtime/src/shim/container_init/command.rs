@@ -1,80 +1,111 @@
-//! The command itself: forked, stripped of what it must not have, executed.
+//! The command itself: forked and stripped of what it must not have before it is known; then told, and executed.
 #![forbid(unsafe_code)]
 
-use std::ffi::CString;
-use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::ffi::{CString, OsStr};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
-use rustix::fs::{Mode, OFlags};
-use rustix::process::{Gid, Pid, Uid};
+use rustix::fs::{FileType, Mode, OFlags};
+use rustix::process::{Gid, Uid};
 use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
 use seccompiler::BpfProgram;
 
-use super::{Start, three};
+use super::{FromCommand, Start};
+use crate::root::Root;
 use crate::shim::protocol::{Fault, FaultKind};
-use crate::{spec, sys};
+use crate::shim::wire;
+use crate::{files, spec, sys};
 
-/// A running command.
-#[derive(Debug)]
-pub(super) struct Started {
-    pub(super) pid: Pid,
-    /// The other end of its terminal.
-    pub(super) terminal: Option<OwnedFd>,
-}
-
-/// Where a start failed: what the child tells through its pipe.
+/// Where a start failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
 enum Step {
-    Session = 1,
     Streams,
-    Limits,
-    Directory,
+    Terminal,
     Identity,
-    Filter,
+    Directory,
     Execute,
 }
 
-/// Starts the command.
-pub(super) fn start(start: &Start, fds: Vec<OwnedFd>, seccomp: &BpfProgram) -> Result<Started, Fault> {
-    let (terminal, streams) = streams(start, fds)?;
-    let (mut ours, theirs) = UnixStream::pair().map_err(|e| Fault::io("socketpair", &e))?;
-    let pid = sys::fork(|| {
-        let (step, error) = become_command(start, &streams, seccomp);
-        let errno = error.raw_os_error().unwrap_or(0).to_ne_bytes();
-        let _ = (&theirs).write_all(&[step as u8, errno[0], errno[1], errno[2], errno[3]]);
-        127
-    })
-    .map_err(|e| Fault::io("fork the command", &e))?;
-    drop(theirs);
-    let mut report = Vec::new();
-    // The child's end closes when the command is executed: nothing to read is success.
-    ours.read_to_end(&mut report).map_err(|e| Fault::io("wait for the command to start", &e))?;
-    match report.as_slice() {
-        [] => Ok(Started { pid, terminal }),
-        [step, errno @ ..] => Err(explain(start, *step, errno)),
+/// Waits for the command and becomes it; returns when it is not to be, or cannot. The socket closes when it is executed.
+pub(super) fn serve(shim: &UnixStream, seccomp: &BpfProgram) -> io::Result<()> {
+    if let Err(error) = strip(seccomp) {
+        let fault = Fault::io("prepare a process for the command", &error);
+        return wire::send(shim, &FromCommand::NotStarted(fault), &[]);
     }
-}
-
-/// The terminal's other end, if there is one, and the standard streams.
-fn streams(start: &Start, fds: Vec<OwnedFd>) -> Result<(Option<OwnedFd>, [OwnedFd; 3]), Fault> {
-    let Some((rows, columns)) = start.terminal else {
-        let streams = three(fds).ok_or_else(|| {
-            Fault::new(FaultKind::InvalidArgument, "a command needs three standard streams")
-        })?;
-        return Ok((None, streams));
+    // The shim takes its process id from the credentials of this message.
+    wire::send(shim, &FromCommand::Ready, &[])?;
+    let Some((start, streams)) = wire::recv::<Start>(shim)? else { return Ok(()) };
+    let fault = match become_command(shim, &start, &streams) {
+        Ok(never) => match never {},
+        Err(fault) => fault,
     };
-    let opened = open_terminal(rows, columns).map_err(|e| Fault::io("open a terminal of the vessel", &e))?;
-    Ok(opened)
+    wire::send(shim, &FromCommand::NotStarted(fault), &[])
 }
 
-/// A terminal of the container's own devpts: `/dev` is a fresh mount that no command has touched yet.
-fn open_terminal(rows: u16, columns: u16) -> io::Result<(Option<OwnedFd>, [OwnedFd; 3])> {
+/// All that does not depend on the command. The system calls that come after it are among those that a command may make.
+fn strip(seccomp: &BpfProgram) -> io::Result<()> {
+    let _ = rustix::thread::set_name(c"vesselrt-wait"); // for ps; nothing depends on it
+    reset_signals()?;
+    rustix::process::setsid()?;
+    limit()?;
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let null = rustix::fs::open("/dev/null", flags, Mode::empty())?;
+    connect([&null, &null, &null])?;
+    rustix::thread::set_no_new_privs(true)?;
+    seccompiler::apply_filter(seccomp).map_err(io::Error::other)
+}
+
+/// Returns only when it failed.
+fn become_command(
+    shim: &UnixStream,
+    start: &Start,
+    streams: &[OwnedFd],
+) -> Result<std::convert::Infallible, Fault> {
+    let at = |step: Step| move |error: io::Error| explain(start, step, &error);
+    match (start.terminal, streams) {
+        (Some((rows, columns)), _) => {
+            let (outer, inner) =
+                open_terminal(rows, columns).map_err(|e| Fault::io("open a terminal of the vessel", &e))?;
+            rustix::process::ioctl_tiocsctty(&inner).map_err(|e| at(Step::Terminal)(e.into()))?;
+            connect([&inner, &inner, &inner]).map_err(at(Step::Streams))?;
+            wire::send(shim, &FromCommand::Terminal, &[outer.as_fd()]).map_err(at(Step::Terminal))?;
+        }
+        (None, []) => {}
+        (None, [input, output, errors]) => {
+            connect([input, output, errors]).map_err(at(Step::Streams))?;
+        }
+        (None, _) => {
+            return Err(Fault::new(
+                FaultKind::InvalidArgument,
+                "a command needs three standard streams, or none",
+            ));
+        }
+    }
+    let cwd = Path::new(OsStr::from_bytes(&start.cwd));
+    make_directory(cwd)?;
+    identify(start).map_err(at(Step::Identity))?;
+    // After the change of user: the command must not enter what its user may not.
+    nix::unistd::chdir(cwd).map_err(|e| at(Step::Directory)(e.into()))?;
+    Err(explain(start, Step::Execute, &execute(start)))
+}
+
+/// In the container, where every path is one of the vessel.
+fn make_directory(cwd: &Path) -> Result<(), Fault> {
+    let found = rustix::fs::stat(cwd).map(|stat| FileType::from_raw_mode(stat.st_mode));
+    if found == Ok(FileType::Directory) {
+        return Ok(());
+    }
+    let root = Root::open_path(Path::new("/")).map_err(|e| Fault::io("open the root of the vessel", &e))?;
+    files::make_dir(&root, cwd.as_os_str().as_bytes(), 0o755, true)
+}
+
+/// A terminal of the berth's own devpts: its other end, and the end of the command.
+fn open_terminal(rows: u16, columns: u16) -> io::Result<(OwnedFd, OwnedFd)> {
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
     let ptmx = rustix::fs::open("/dev/pts/ptmx", flags, Mode::empty())?;
     rustix::pty::unlockpt(&ptmx)?;
@@ -82,30 +113,7 @@ fn open_terminal(rows: u16, columns: u16) -> io::Result<(Option<OwnedFd>, [Owned
     rustix::termios::tcsetwinsize(&ptmx, size)?;
     let open = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let terminal = rustix::pty::ioctl_tiocgptpeer(&ptmx, open)?;
-    let streams = [terminal.try_clone()?, terminal.try_clone()?, terminal];
-    Ok((Some(ptmx), streams))
-}
-
-/// In the child; returns only when it failed.
-fn become_command(start: &Start, streams: &[OwnedFd; 3], seccomp: &BpfProgram) -> (Step, io::Error) {
-    match prepare(start, streams, seccomp) {
-        Err(failed) => failed,
-        Ok(()) => (Step::Execute, execute(start)),
-    }
-}
-
-fn prepare(start: &Start, streams: &[OwnedFd; 3], seccomp: &BpfProgram) -> Result<(), (Step, io::Error)> {
-    let at = |step: Step| move |error: io::Error| (step, error);
-    reset_signals().map_err(at(Step::Session))?;
-    session(start.terminal.is_some(), streams).map_err(at(Step::Session))?;
-    connect(streams).map_err(at(Step::Streams))?;
-    limit().map_err(at(Step::Limits))?;
-    identify(start).map_err(at(Step::Identity))?;
-    // After the change of user: the command must not enter what its user may not.
-    let cwd = Path::new(std::ffi::OsStr::from_bytes(&start.cwd));
-    nix::unistd::chdir(cwd).map_err(|e| (Step::Directory, e.into()))?;
-    rustix::thread::set_no_new_privs(true).map_err(|e| (Step::Filter, e.into()))?;
-    seccompiler::apply_filter(seccomp).map_err(|e| (Step::Filter, io::Error::other(e)))
+    Ok((ptmx, terminal))
 }
 
 fn reset_signals() -> io::Result<()> {
@@ -118,18 +126,10 @@ fn reset_signals() -> io::Result<()> {
     Ok(())
 }
 
-fn session(terminal: bool, streams: &[OwnedFd; 3]) -> io::Result<()> {
-    rustix::process::setsid()?;
-    if terminal {
-        rustix::process::ioctl_tiocsctty(&streams[0])?;
-    }
-    Ok(())
-}
-
-fn connect(streams: &[OwnedFd; 3]) -> io::Result<()> {
-    rustix::stdio::dup2_stdin(&streams[0])?;
-    rustix::stdio::dup2_stdout(&streams[1])?;
-    rustix::stdio::dup2_stderr(&streams[2])?;
+fn connect([input, output, errors]: [&OwnedFd; 3]) -> io::Result<()> {
+    rustix::stdio::dup2_stdin(input)?;
+    rustix::stdio::dup2_stdout(output)?;
+    rustix::stdio::dup2_stderr(errors)?;
     Ok(())
 }
 
@@ -190,26 +190,22 @@ fn candidates(start: &Start) -> Vec<Vec<u8>> {
         .collect()
 }
 
-fn explain(start: &Start, step: u8, errno: &[u8]) -> Fault {
-    let errno = errno.try_into().map_or(0, i32::from_ne_bytes);
-    let error = io::Error::from_raw_os_error(errno);
+fn explain(start: &Start, step: Step, error: &io::Error) -> Fault {
     let program = start.argv.first().map(|p| p.escape_ascii().to_string()).unwrap_or_default();
-    if step == Step::Execute as u8 {
-        let kind = match error.kind() {
-            io::ErrorKind::NotFound => FaultKind::CommandNotFound,
-            _ => FaultKind::CommandNotExecutable,
-        };
-        return Fault { kind, errno: Some(errno), ..Fault::io(format!("execute {program:?}"), &error) };
-    }
     let doing = match step {
-        s if s == Step::Session as u8 => "start a session".to_owned(),
-        s if s == Step::Streams as u8 => "connect the standard streams".to_owned(),
-        s if s == Step::Limits as u8 => "set resource limits".to_owned(),
-        s if s == Step::Directory as u8 => format!("enter {:?}", start.cwd.escape_ascii().to_string()),
-        s if s == Step::Identity as u8 => format!("become user {}:{}", start.uid, start.gid),
-        _ => "install the system call filter".to_owned(),
+        Step::Streams => "connect the standard streams".to_owned(),
+        Step::Terminal => "take the terminal".to_owned(),
+        Step::Identity => format!("become user {}:{}", start.uid, start.gid),
+        Step::Directory => format!("enter {:?}", start.cwd.escape_ascii().to_string()),
+        Step::Execute => {
+            let kind = match error.kind() {
+                io::ErrorKind::NotFound => FaultKind::CommandNotFound,
+                _ => FaultKind::CommandNotExecutable,
+            };
+            return Fault { kind, ..Fault::io(format!("execute {program:?}"), error) };
+        }
     };
-    Fault::io(format!("{doing} for {program:?}"), &error)
+    Fault::io(format!("{doing} for {program:?}"), error)
 }
 
 #[cfg(test)]

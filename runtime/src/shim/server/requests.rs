@@ -9,19 +9,18 @@ use rustix::fs::OFlags;
 use super::{Server, State, house, not_mounted};
 use crate::files;
 use crate::root::Root;
-use crate::shim::commands::{Command, Place};
 use crate::shim::jobs::{Job, Task};
 use crate::shim::mounted::Mounted;
-use crate::shim::protocol::{Driver, ExecRequest, Fault, FaultKind, MountSpec, Reply, Request, VERSION};
+use crate::shim::protocol::{Driver, Fault, FaultKind, MountSpec, Reply, Request, VERSION};
 
 /// What a request comes to.
-enum Outcome {
+pub(super) enum Outcome {
     Reply(Reply, Vec<OwnedFd>),
     /// The reply comes later.
     Later,
 }
 
-type Handled = Result<Outcome, Fault>;
+pub(super) type Handled = Result<Outcome, Fault>;
 
 impl Server {
     pub(super) fn take(&mut self, id: u64, request: Request, fds: Vec<OwnedFd>) {
@@ -61,7 +60,8 @@ impl Server {
                 done()
             }
             Request::Shutdown { destroy } => self.shutdown(destroy),
-            Request::Exec(request) => self.exec(id, &request, &fds),
+            Request::Exec(request) => self.exec(id, &request, &fds, true),
+            Request::Run(request) => self.exec(id, &request, &fds, false),
             Request::Signal(number) => self.signal(id, number),
             Request::CopyOut { path } => self.job(id, &Task::CopyOut { path }, fds),
             Request::CopyIn { path } => self.job(id, &Task::CopyIn { path }, fds),
@@ -84,7 +84,12 @@ impl Server {
             }
             Request::Remount(spec) => self.exchange(id, spec),
             Request::CopyAhead => self.job(id, &Task::CopyAhead, fds),
-            file => on_files(&self.mounted()?.root, file, fds),
+            file => {
+                if !reads_only(&file) {
+                    self.running.written();
+                }
+                on_files(&self.mounted()?.root, file, fds)
+            }
         }
     }
 
@@ -101,19 +106,6 @@ impl Server {
             kept: self.keep,
             driver: self.mounted.as_ref().map_or(Driver::Kernel, |m| m.spec.driver),
         }
-    }
-
-    fn exec(&mut self, id: u64, request: &ExecRequest, fds: &[OwnedFd]) -> Handled {
-        let number = self.number();
-        let mounted = self.mounted.as_ref().ok_or_else(not_mounted)?;
-        let place = Place { ground: &self.ground, mounted, dirs: &self.dirs };
-        let mut command = Command::new(number, request, fds, place, &mut self.placeholders)?;
-        command.client = Some(id);
-        self.commands.insert(number, command);
-        if let Some(client) = self.clients.get_mut(&id) {
-            client.state = State::Running(number);
-        }
-        Ok(Outcome::Later)
     }
 
     /// Signals have no reply: nothing is told to a client whose command has just ended.
@@ -137,6 +129,9 @@ impl Server {
         let mounted = self.mounted.as_ref().ok_or_else(not_mounted)?;
         let job = Job::start(id, task, fds, &client.socket, mounted, self.ground.ids)?;
         client.state = State::Working;
+        if job.writes {
+            self.running.written();
+        }
         self.jobs.insert(number, job);
         Ok(Outcome::Later)
     }
@@ -175,6 +170,7 @@ impl Server {
         if self.mounted()?.spec.driver == Driver::Fuse {
             return Err(not_anew());
         }
+        self.end_hulls();
         let mounted = self.mounted.take().ok_or_else(not_mounted)?;
         self.detached = Some(mounted.spec.clone());
         mounted.unmount(Path::new(house::MERGED))?;

@@ -40,6 +40,7 @@ pub(super) fn server(socket: &UnixStream, mounts: Vec<OwnedFd>) -> Result<Server
         detached: None,
         clients: BTreeMap::new(),
         commands: BTreeMap::new(),
+        running: super::running::Running::default(),
         jobs: BTreeMap::new(),
         deferred: VecDeque::new(),
         quiesced_by: None,
@@ -52,7 +53,7 @@ pub(super) fn server(socket: &UnixStream, mounts: Vec<OwnedFd>) -> Result<Server
         deserted: None,
         leaving: false,
         destroy: false,
-        _lock: lock,
+        lock,
     })
 }
 

@@ -1,0 +1,336 @@
+//! Commands from their request to their last word, and the hull that they run in.
+//!
+//! What can be done before a command is asked for is done when nothing else is to do ([`Server::chore`]).
+#![forbid(unsafe_code)]
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use super::requests::{Handled, Outcome};
+use super::{Server, State, not_mounted, wire};
+use crate::shim::commands::{self, Command};
+use crate::shim::container_init::{FromCommand, FromInit, Start};
+use crate::shim::hull::Hull;
+use crate::shim::mounted::Scratch;
+use crate::shim::protocol::{ExecRequest, ExitStatus, Fault, FaultKind, Reply};
+use crate::spec::{self, MountPointError, MountPoints};
+
+/// What the server knows of the hull and of what was done to the vessel since it was made.
+#[derive(Debug)]
+pub(super) struct Running {
+    hull: Option<Hull>,
+    /// Those of which the use is over, while commands run in them.
+    retired: Vec<Hull>,
+    /// Throw-away layers of commands that have ended, until their mounts are gone.
+    leaving: Vec<(u64, OwnedFd, Scratch)>,
+    users: commands::Users,
+    /// Something may have happened to what is mounted in the hull.
+    touched: bool,
+    /// How often something was done that may have changed a file.
+    writes: u64,
+    /// A command that leaves nothing was run: there will be another one.
+    throws_away: bool,
+    /// What is done ahead failed: the next command says why.
+    hopeless: bool,
+}
+
+impl Default for Running {
+    fn default() -> Self {
+        Self {
+            hull: None,
+            retired: Vec::new(),
+            leaving: Vec::new(),
+            users: commands::Users::default(),
+            touched: true,
+            writes: 0,
+            throws_away: false,
+            hopeless: false,
+        }
+    }
+}
+
+impl Running {
+    /// Files may be changed, now or a moment ago.
+    pub(super) fn written(&mut self) {
+        self.touched = true;
+        self.hopeless = false;
+        self.writes += 1;
+    }
+
+    /// What is polled: the hulls, and what leaves.
+    pub(super) fn watched(&self) -> (impl Iterator<Item = &OwnedFd>, impl Iterator<Item = (u64, &OwnedFd)>) {
+        let hulls = self.hull.iter().chain(&self.retired).map(|hull| &hull.pidfd);
+        (hulls, self.leaving.iter().map(|(id, pidfd, _)| (*id, pidfd)))
+    }
+}
+
+impl Server {
+    /// Runs a command; with `announce` the client is told that it runs.
+    pub(super) fn exec(
+        &mut self,
+        id: u64,
+        request: &ExecRequest,
+        fds: &[OwnedFd],
+        announce: bool,
+    ) -> Handled {
+        let mounted = self.mounted.as_ref().ok_or_else(not_mounted)?;
+        let start = commands::resolve(request, &mounted.root, &self.ground, &mut self.running.users)?;
+        let number = self.number();
+        let launched = self.launch(number, &start, fds, request.ephemeral).or_else(|_| {
+            // Somebody may have killed the container.
+            self.retire_hull();
+            self.launch(number, &start, fds, request.ephemeral)
+        });
+        let mut command = launched.inspect_err(|_| self.settle())?;
+        (command.client, command.announce) = (Some(id), announce || start.terminal.is_some());
+        self.commands.insert(number, command);
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.state = State::Running(number);
+        }
+        Ok(Outcome::Later)
+    }
+
+    fn launch(
+        &mut self,
+        number: u64,
+        start: &Start,
+        fds: &[OwnedFd],
+        ephemeral: bool,
+    ) -> Result<Command, Fault> {
+        self.ready_hull()?;
+        let quiet = !self.commands.values().any(Command::persists);
+        let running = &mut self.running;
+        let hull = running.hull.as_mut().ok_or_else(not_mounted)?;
+        let berth = if ephemeral {
+            running.throws_away = true;
+            if !quiet || !hull.has_throw_away(running.writes) {
+                let mounted = self.mounted.as_ref().ok_or_else(not_mounted)?;
+                hull.make_throw_away(number, running.writes, mounted, &self.dirs)?;
+            }
+            hull.take_throw_away(&self.dirs)?
+        } else {
+            running.writes += 1;
+            hull.take(&self.dirs)?
+        };
+        Command::new(berth, start, fds).map_err(|(fault, berth)| {
+            if let Some(scratch) = berth.scratch {
+                running.leaving.push((number, berth.pidfd, scratch));
+            }
+            fault
+        })
+    }
+
+    /// Makes sure that there is a hull, and that what is mounted in it is what a new one would have.
+    fn ready_hull(&mut self) -> Result<(), Fault> {
+        if self.running.hull.is_some() && !self.running.touched {
+            return Ok(());
+        }
+        let points = self.prepare_mount_points()?;
+        let root = &self.mounted.as_ref().ok_or_else(not_mounted)?.root;
+        if !self.running.hull.as_ref().is_some_and(|hull| hull.is_current(root, &points)) {
+            self.retire_hull();
+            let number = self.number();
+            let root = &self.mounted.as_ref().ok_or_else(not_mounted)?.root;
+            self.running.hull = Some(Hull::new(number, &self.ground, root, &points, self.lock.as_fd())?);
+        }
+        // What a command does meanwhile is looked at when it has ended, or before the next one starts.
+        self.running.touched = self.commands.values().any(Command::persists);
+        Ok(())
+    }
+
+    fn prepare_mount_points(&mut self) -> Result<MountPoints, Fault> {
+        let root = &self.mounted.as_ref().ok_or_else(not_mounted)?.root;
+        let points = spec::prepare_mount_points(root).map_err(|e| mount_point_fault(&e))?;
+        self.placeholders.extend_from_slice(&points.created);
+        Ok(points)
+    }
+
+    /// No command begins in this hull any more; those that run in it go on.
+    fn retire_hull(&mut self) {
+        let Some(hull) = self.running.hull.take() else { return };
+        if self.commands.is_empty() {
+            hull.end(&self.dirs);
+        } else {
+            self.running.retired.push(hull);
+        }
+    }
+
+    /// Takes every process and mount of the container away. No command runs.
+    pub(super) fn end_hulls(&mut self) {
+        let running = &mut self.running;
+        for hull in running.hull.take().into_iter().chain(running.retired.drain(..)) {
+            hull.end(&self.dirs);
+        }
+        // They were in one of those.
+        for (.., scratch) in running.leaving.drain(..) {
+            scratch.remove(&self.dirs);
+        }
+        running.hopeless = false;
+    }
+
+    /// A hull is gone, with everything in it.
+    pub(super) fn hull_ended(&mut self) {
+        let has_ended = |hull: &mut Hull| hull.has_ended();
+        let running = &mut self.running;
+        let ended = running.hull.take_if(has_ended).into_iter();
+        for hull in ended.chain(running.retired.extract_if(.., has_ended)) {
+            hull.end(&self.dirs);
+        }
+        // Whoever ended it would do so again, or it could not be built: the next command sees.
+        running.hopeless = true;
+    }
+
+    /// When no command runs: what was made only for commands and can be seen goes, and with it what is mounted on it.
+    fn settle(&mut self) {
+        if !self.commands.is_empty() {
+            return;
+        }
+        for hull in self.running.retired.drain(..) {
+            hull.end(&self.dirs);
+        }
+        if !self.placeholders.is_empty() {
+            self.end_hulls();
+            self.remove_placeholders();
+            // Made ahead it would be in sight again.
+            self.running.hopeless = true;
+        }
+    }
+
+    /// Whether [`Self::chore`] has something to do.
+    pub(super) fn has_chore(&self) -> bool {
+        let still = self.quiesced_by.is_some() || self.capture.is_some() || self.mounted.is_none();
+        if still || self.leaving || self.running.hopeless {
+            return false;
+        }
+        let running = &self.running;
+        match &running.hull {
+            None => true,
+            Some(hull) => {
+                hull.wants() || (running.touched && self.commands.is_empty()) || self.wants_throw_away(hull)
+            }
+        }
+    }
+
+    fn wants_throw_away(&self, hull: &Hull) -> bool {
+        let running = &self.running;
+        let quiet = !self.commands.values().any(Command::persists);
+        running.throws_away && quiet && !running.touched && !hull.has_throw_away(running.writes)
+    }
+
+    /// Does one thing for the commands to come.
+    pub(super) fn chore(&mut self) {
+        let done = self.try_chore();
+        // Whoever runs the next command hears what is wrong.
+        self.running.hopeless |= !matches!(done, Ok(true));
+        if self.commands.is_empty() && !self.placeholders.is_empty() {
+            self.settle();
+        }
+    }
+
+    fn try_chore(&mut self) -> Result<bool, Fault> {
+        if self.running.hull.is_none() || (self.running.touched && self.commands.is_empty()) {
+            self.ready_hull()?;
+            return Ok(true);
+        }
+        if self.running.hull.as_mut().is_some_and(Hull::refill) {
+            return Ok(true);
+        }
+        if !self.running.hull.as_ref().is_some_and(|hull| self.wants_throw_away(hull)) {
+            return Ok(false);
+        }
+        let number = self.number();
+        let (running, mounted) = (&mut self.running, self.mounted.as_ref().ok_or_else(not_mounted)?);
+        let hull = running.hull.as_mut().ok_or_else(not_mounted)?;
+        hull.make_throw_away(number, running.writes, mounted, &self.dirs)?;
+        Ok(true)
+    }
+
+    /// The process that becomes the command says something, or was replaced by it.
+    pub(super) fn hear_start(&mut self, id: u64) {
+        let Some(command) = self.commands.get_mut(&id) else { return };
+        let Some(start) = &command.start else { return };
+        match wire::recv::<FromCommand>(start) {
+            Ok(Some((FromCommand::Ready, _))) => {}
+            Ok(Some((FromCommand::Terminal, fds))) => command.terminal = fds,
+            // Told when the command is gone: its client may want a vessel in which nothing runs next.
+            Ok(Some((FromCommand::NotStarted(fault), _))) => command.failure = Some(fault),
+            Ok(None) | Err(_) => {
+                command.start = None;
+                if command.announce && command.failure.is_none() {
+                    command.announce = false;
+                    let (client, fds) = (command.client, std::mem::take(&mut command.terminal));
+                    if let Some(client) = client {
+                        self.reply(client, &Reply::Started, &fds);
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn hear_init(&mut self, id: u64) {
+        let Some(command) = self.commands.get_mut(&id) else { return };
+        let Some(control) = &command.control else { return };
+        match wire::recv::<FromInit>(control) {
+            Ok(Some((FromInit::Exited(status), _))) => {
+                command.status = Some(status);
+                self.command_ended(id);
+            }
+            Ok(Some(_)) => {}
+            Ok(None) | Err(_) => command.control = None,
+        }
+    }
+
+    /// The init of a command is gone.
+    pub(super) fn init_ended(&mut self, id: u64) {
+        // What it had to say may still lie in its socket.
+        while self.commands.get(&id).is_some_and(|c| c.control.is_some()) {
+            self.hear_init(id);
+        }
+        self.command_ended(id);
+    }
+
+    /// A command has ended, and everything that it had started.
+    fn command_ended(&mut self, id: u64) {
+        while self.commands.get(&id).is_some_and(|c| c.start.is_some()) {
+            self.hear_start(id);
+        }
+        let Some(command) = self.commands.remove(&id) else { return };
+        if command.persists() {
+            self.running.written();
+        }
+        if let Some(client) = command.client {
+            self.idle(client);
+            self.reply(client, &last_word(&command), &[]);
+        }
+        if let Some(scratch) = command.scratch {
+            self.running.leaving.push((id, command.pidfd, scratch));
+        }
+        self.settle();
+    }
+
+    /// The mount of a throw-away layer is gone.
+    pub(super) fn scratch_left(&mut self, id: u64) {
+        if let Some(place) = self.running.leaving.iter().position(|(number, ..)| *number == id) {
+            let (.., scratch) = self.running.leaving.swap_remove(place);
+            scratch.remove(&self.dirs);
+        }
+    }
+}
+
+/// What the client of an ended command hears.
+fn last_word(command: &Command) -> Reply {
+    match &command.failure {
+        Some(fault) => Reply::Failed(fault.clone()),
+        None => {
+            let killed = ExitStatus::Signal(rustix::process::Signal::KILL.as_raw());
+            Reply::Exited(command.status.unwrap_or(killed))
+        }
+    }
+}
+
+fn mount_point_fault(error: &MountPointError) -> Fault {
+    let fault = Fault::new(FaultKind::InvalidArgument, crate::shim::fault::chain(error));
+    match error.remedy() {
+        Some(remedy) => fault.with_remedy(remedy),
+        None => fault,
+    }
+}
