@@ -144,30 +144,31 @@ pub struct Group {
 }
 
 impl Group {
-    /// Makes the group of a vessel with its limits. One of that name that is left over is used. After an error none
-    /// is left.
+    /// The group of that name where this process can make it, which is not made yet: whoever makes it writes it down
+    /// before, to find it again.
     ///
     /// # Errors
     /// [`CgroupError::Unsupported`] where this user has no control groups, or not for all of `limits`.
-    pub fn make(name: &str, limits: &Limits) -> Result<Self, CgroupError> {
-        Self::make_at(&Site::here(limits)?, name, limits)
+    pub fn plan(name: &str, limits: &Limits) -> Result<Self, CgroupError> {
+        Ok(Site::here(limits)?.group(name))
     }
 
-    fn make_at(site: &Site, name: &str, limits: &Limits) -> Result<Self, CgroupError> {
-        let group = site.group(name);
-        let made = group.make_dirs().and_then(|()| {
-            group.pass_on();
-            group.limit(limits)?;
-            group.below(COMMANDS).make_dirs()
-        });
-        match made {
-            Ok(()) => Ok(group),
-            Err(error) => {
-                // Whoever opens the vessel next makes it again.
-                let _ = group.remove();
-                Err(error)
-            }
-        }
+    /// Makes the group of a vessel with its limits. One that is there is taken.
+    ///
+    /// # Errors
+    /// [`CgroupError`]; what was made is for the caller to remove.
+    pub fn make(&self, limits: &Limits) -> Result<(), CgroupError> {
+        self.make_dirs()?;
+        self.pass_on();
+        self.limit(limits)?;
+        self.commands().make_dirs()
+    }
+
+    /// Whether its name is one that we give.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        let ours = |name: &std::ffi::OsStr| name.as_encoded_bytes().starts_with(PREFIX.as_bytes());
+        self.places.iter().all(|place| place.path.file_name().is_some_and(ours))
     }
 
     /// Makes the group of one command, with limits of its own besides those of the vessel.

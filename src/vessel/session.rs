@@ -16,6 +16,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use vesselrt_runtime::settings::Limits;
 use vesselrt_runtime::shim::client::{CallError, Connection};
 use vesselrt_runtime::shim::protocol::{ExitStatus, Reply, Request};
 
@@ -23,6 +24,7 @@ use super::exec::{ExecOptions, ExecResult, Input, Output};
 use super::terminal::Terminal;
 use super::{VesselInner, pump};
 use crate::error::{Error, Result};
+use crate::manager::limits::command::{self, CommandGroup};
 use crate::offload::blocking;
 
 /// How long a command that was killed may take to be gone.
@@ -50,6 +52,8 @@ pub struct Running {
     result: Option<ExecResult>,
     copies: Copies,
     signalled: AtomicBool,
+    /// Removed when the command has ended.
+    _group: Option<CommandGroup>,
 }
 
 impl Running {
@@ -273,24 +277,27 @@ pub(super) async fn exec(vessel: &Arc<VesselInner>, mut options: ExecOptions) ->
 
 pub(super) async fn spawn(vessel: &Arc<VesselInner>, options: ExecOptions) -> Result<Running> {
     // One that cannot be expressed is none.
-    let deadline = options.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-    let request = options.request(&vessel.work_dir(), &vessel.image)?;
+    let timeout = options.timeout.or_else(|| vessel.timeout());
+    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let mut request = options.request(&vessel.work_dir(), &vessel.image)?;
+    let (fds, group) = confine(vessel, &options, &mut request).await?;
     let mut copies = Copies::default();
     let (connection, terminal) = if options.has_terminal() {
         let refused = || Error::invalid("a command with a terminal takes no descriptors of others");
         if matches!(options.stdin, Input::Fd(_)) || matches!(options.stdout, Output::Fd(_)) {
             return Err(refused());
         }
-        let (connection, mut fds) = start(vessel, request, Vec::new()).await?;
+        let (connection, mut fds) = start(vessel, request, fds).await?;
         let outer = fds.pop().ok_or(CallError::Unexpected("no terminal"))?;
         copies.terminal(&outer, options.stdin, options.stdout)?;
         (connection, Some(outer))
     } else {
-        let theirs = vec![
+        let mut theirs = vec![
             copies.input(options.stdin)?,
             copies.output(options.stdout)?,
             copies.output(options.stderr)?,
         ];
+        theirs.extend(fds);
         (start(vessel, request, theirs).await?.0, None)
     };
     let connection =
@@ -303,7 +310,27 @@ pub(super) async fn spawn(vessel: &Arc<VesselInner>, options: ExecOptions) -> Re
         result: None,
         copies,
         signalled: AtomicBool::new(false),
+        _group: group,
     })
+}
+
+/// Makes what limits of its own need, and says what goes along after the streams.
+async fn confine(
+    vessel: &Arc<VesselInner>,
+    options: &ExecOptions,
+    request: &mut vesselrt_runtime::shim::protocol::ExecRequest,
+) -> Result<(Vec<OwnedFd>, Option<CommandGroup>)> {
+    if options.limits == Limits::default() {
+        return Ok((Vec::new(), None));
+    }
+    // Its group is below that of the vessel, which has one only while it runs.
+    let connection = vessel.connect().await?;
+    vessel.lease.give_back(connection);
+    let (own, limits) = (Arc::clone(vessel), options.limits.clone());
+    let confined =
+        blocking(move || command::confine(&own.manager, &own.id, own.lease.dir().as_fd(), &limits)).await?;
+    request.confinement = confined.confinement;
+    Ok((confined.fds, confined.group))
 }
 
 /// Sends the request; the connection that comes back has the command. A caller that is gone by then drops it, which

@@ -33,6 +33,8 @@ pub(super) struct Ground {
     /// Ids `0..ids` exist.
     pub(super) ids: u32,
     pub(super) masked: Vec<String>,
+    /// `cgroup.procs` of the groups that containers are in.
+    pub(super) groups: Vec<OwnedFd>,
 }
 
 /// A command that runs, or whose end has not been told yet.
@@ -167,6 +169,7 @@ fn launch(
     let pid = pid.ok_or_else(|| Fault::new(FaultKind::Internal, "libcontainer names no process"))?;
     let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())
         .map_err(|e| Fault::io("pidfd_open", &e.into()))?;
+    super::limits::confine(&place.ground.groups, pid)?;
     let streams: Vec<_> = streams.iter().map(AsFd::as_fd).collect();
     wire::send(&control, &ToInit::Start(Box::new(start)), &streams)
         .map_err(|e| Fault::io("tell the command to its container", &e))?;
@@ -197,6 +200,7 @@ fn resolve(request: &ExecRequest, root: &Root, ground: &Ground) -> Result<Start,
         groups: who.groups,
         terminal: request.terminal,
         single: ground.ids <= 1,
+        confinement: request.confinement.clone(),
     })
 }
 

@@ -24,7 +24,7 @@ use rustix::process::Pid;
 use seccompiler::BpfProgram;
 use serde::{Deserialize, Serialize};
 
-use super::protocol::{ExitStatus, Fault};
+use super::protocol::{Confinement, ExitStatus, Fault};
 use super::wire;
 use crate::sys;
 
@@ -41,6 +41,8 @@ pub(super) struct Start {
     pub(super) terminal: Option<(u16, u16)>,
     /// Only one id is mapped: setgroups(2) is denied.
     pub(super) single: bool,
+    /// Limits of its own. Its groups come after the streams.
+    pub(super) confinement: Confinement,
 }
 
 /// What the shim says.

@@ -28,6 +28,7 @@ use super::commands::{Command, Ground};
 use super::container_init::FromInit;
 use super::house;
 use super::jobs::Job;
+use super::limits::Limiter;
 use super::mounted::{Dirs, Mounted};
 use super::protocol::{ExitStatus, Fault, FaultKind, Reply, Request};
 use super::wire;
@@ -78,6 +79,7 @@ struct Server {
     listener: UnixListener,
     dirs: Dirs,
     ground: Ground,
+    limiter: Limiter,
     /// `None` only while layers are exchanged, or after that failed.
     mounted: Option<Mounted>,
     /// What was mounted before it was taken away for an exchange.
@@ -114,6 +116,7 @@ enum Ready {
     Control(u64),
     Ended(u64),
     JobEnded(u64),
+    DiskFull,
 }
 
 impl Server {
@@ -179,6 +182,10 @@ impl Server {
             what.push(Ready::Ended(*id));
             fds.push(PollFd::new(&command.pidfd, PollFlags::IN));
         }
+        if let Some(watch) = self.limiter.disk_watch() {
+            what.push(Ready::DiskFull);
+            fds.push(PollFd::new(watch, PollFlags::IN));
+        }
         for (id, job) in &self.jobs {
             what.push(Ready::JobEnded(*id));
             fds.push(PollFd::new(&job.pidfd, PollFlags::IN));
@@ -208,6 +215,7 @@ impl Server {
             Ready::Control(id) => self.hear_init(id),
             Ready::Ended(id) => self.command_ended(id),
             Ready::JobEnded(id) => self.job_ended(id),
+            Ready::DiskFull => self.limiter.disk_full(&self.commands),
         }
     }
 
@@ -301,12 +309,14 @@ impl Server {
         }
         let Some(command) = self.commands.remove(&id) else { return };
         reap(command.pid);
+        let last_word = self.limiter.judge(id, last_word(&command));
         if let Some(client) = command.client {
             self.idle(client);
-            self.reply(client, &last_word(&command), &[]);
+            self.reply(client, &last_word, &[]);
         }
         command.bury(&self.dirs);
         if self.commands.is_empty() {
+            self.limiter.rest();
             self.remove_placeholders();
         }
     }

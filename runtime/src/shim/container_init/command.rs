@@ -1,6 +1,8 @@
 //! The command itself: forked, stripped of what it must not have, executed.
 #![forbid(unsafe_code)]
 
+mod confine;
+
 use std::ffi::CString;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
@@ -41,11 +43,12 @@ enum Step {
 }
 
 /// Starts the command.
-pub(super) fn start(start: &Start, fds: Vec<OwnedFd>, seccomp: &BpfProgram) -> Result<Started, Fault> {
+pub(super) fn start(start: &Start, mut fds: Vec<OwnedFd>, seccomp: &BpfProgram) -> Result<Started, Fault> {
+    let groups = confine::groups(&start.confinement, &mut fds);
     let (terminal, streams) = streams(start, fds)?;
     let (mut ours, theirs) = UnixStream::pair().map_err(|e| Fault::io("socketpair", &e))?;
     let pid = sys::fork(|| {
-        let (step, error) = become_command(start, &streams, seccomp);
+        let (step, error) = become_command(start, &streams, &groups, seccomp);
         let errno = error.raw_os_error().unwrap_or(0).to_ne_bytes();
         let _ = (&theirs).write_all(&[step as u8, errno[0], errno[1], errno[2], errno[3]]);
         127
@@ -87,19 +90,30 @@ fn open_terminal(rows: u16, columns: u16) -> io::Result<(Option<OwnedFd>, [Owned
 }
 
 /// In the child; returns only when it failed.
-fn become_command(start: &Start, streams: &[OwnedFd; 3], seccomp: &BpfProgram) -> (Step, io::Error) {
-    match prepare(start, streams, seccomp) {
+fn become_command(
+    start: &Start,
+    streams: &[OwnedFd; 3],
+    groups: &[OwnedFd],
+    seccomp: &BpfProgram,
+) -> (Step, io::Error) {
+    match prepare(start, streams, groups, seccomp) {
         Err(failed) => failed,
         Ok(()) => (Step::Execute, execute(start)),
     }
 }
 
-fn prepare(start: &Start, streams: &[OwnedFd; 3], seccomp: &BpfProgram) -> Result<(), (Step, io::Error)> {
+fn prepare(
+    start: &Start,
+    streams: &[OwnedFd; 3],
+    groups: &[OwnedFd],
+    seccomp: &BpfProgram,
+) -> Result<(), (Step, io::Error)> {
     let at = |step: Step| move |error: io::Error| (step, error);
     reset_signals().map_err(at(Step::Session))?;
     session(start.terminal.is_some(), streams).map_err(at(Step::Session))?;
     connect(streams).map_err(at(Step::Streams))?;
     limit().map_err(at(Step::Limits))?;
+    confine::confine(&start.confinement, groups).map_err(at(Step::Limits))?;
     identify(start).map_err(at(Step::Identity))?;
     // After the change of user: the command must not enter what its user may not.
     let cwd = Path::new(std::ffi::OsStr::from_bytes(&start.cwd));
@@ -162,7 +176,12 @@ fn execute(start: &Start) -> io::Error {
         return io::ErrorKind::InvalidInput.into();
     };
     let mut denied = None;
-    for program in candidates(start) {
+    let candidates = candidates(start);
+    // Last: it holds for what this process still does, too.
+    if let Err(error) = confine::limit_address_space(&start.confinement) {
+        return error;
+    }
+    for program in candidates {
         let Ok(program) = CString::new(program) else { return io::ErrorKind::InvalidInput.into() };
         match nix::unistd::execve(&program, &argv, &env) {
             Ok(never) => match never {},
@@ -215,6 +234,7 @@ fn explain(start: &Start, step: u8, errno: &[u8]) -> Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shim::protocol::Confinement;
 
     fn with(argv0: &str, env: &[&str]) -> Start {
         Start {
@@ -226,6 +246,7 @@ mod tests {
             groups: vec![],
             terminal: None,
             single: false,
+            confinement: Confinement::default(),
         }
     }
 

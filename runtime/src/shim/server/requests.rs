@@ -61,7 +61,12 @@ impl Server {
                 done()
             }
             Request::Shutdown { destroy } => self.shutdown(destroy),
-            Request::Exec(request) => self.exec(id, &request, &fds),
+            Request::Exec(request) => self.exec(id, *request, fds),
+            Request::Limit { limits, groups } => {
+                self.limiter.change(*limits, fds, groups, &mut self.ground)?;
+                self.limiter.watch(&self.commands, &self.dirs)?;
+                done()
+            }
             Request::Signal(number) => self.signal(id, number),
             Request::CopyOut { path } => self.job(id, &Task::CopyOut { path }, fds),
             Request::CopyIn { path } => self.job(id, &Task::CopyIn { path }, fds),
@@ -102,13 +107,16 @@ impl Server {
         }
     }
 
-    fn exec(&mut self, id: u64, request: &ExecRequest, fds: &[OwnedFd]) -> Handled {
+    fn exec(&mut self, id: u64, mut request: ExecRequest, mut fds: Vec<OwnedFd>) -> Handled {
         let number = self.number();
+        let watched = self.limiter.prepare(&mut request.confinement, &mut fds)?;
         let mounted = self.mounted.as_ref().ok_or_else(not_mounted)?;
         let place = Place { ground: &self.ground, mounted, dirs: &self.dirs };
-        let mut command = Command::new(number, request, fds, place, &mut self.placeholders)?;
+        let mut command = Command::new(number, &request, &fds, place, &mut self.placeholders)?;
         command.client = Some(id);
         self.commands.insert(number, command);
+        self.limiter.begin(number, watched);
+        self.limiter.watch(&self.commands, &self.dirs)?;
         if let Some(client) = self.clients.get_mut(&id) {
             client.state = State::Running(number);
         }
@@ -225,6 +233,7 @@ fn reads_only(request: &Request) -> bool {
         | Request::Keep(_)
         | Request::Linger { .. }
         | Request::Signal(_)
+        | Request::Limit { .. }
         | Request::Stat { .. }
         | Request::ReadDir { .. }
         | Request::CopyOut { .. } => true,
