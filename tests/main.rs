@@ -36,6 +36,7 @@ mod faults;
 mod files;
 mod forks;
 mod lifecycle;
+mod limits;
 mod paths;
 mod persistence;
 mod property;

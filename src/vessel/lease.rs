@@ -330,7 +330,8 @@ mod tests {
     async fn children_are_reaped() {
         let child = Command::new("true").spawn().unwrap();
         let pid = child.id();
-        Reaper::new(child).unwrap().gone().await;
+        let dir = crate::store::dirs::open_path(std::path::Path::new("/")).unwrap();
+        Reaper::new(child, dir).unwrap().gone().await;
         assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
     }
 }

@@ -280,7 +280,7 @@ pub(super) async fn spawn(vessel: &Arc<VesselInner>, options: ExecOptions) -> Re
     let timeout = options.timeout.or_else(|| vessel.timeout());
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let mut request = options.request(&vessel.work_dir(), &vessel.image)?;
-    let (fds, group) = confine(vessel, &options, &mut request).await?;
+    let (fds, group) = confine(vessel, options.limits.clone(), &mut request).await?;
     let mut copies = Copies::default();
     let (connection, terminal) = if options.has_terminal() {
         let refused = || Error::invalid("a command with a terminal takes no descriptors of others");
@@ -317,16 +317,16 @@ pub(super) async fn spawn(vessel: &Arc<VesselInner>, options: ExecOptions) -> Re
 /// Makes what limits of its own need, and says what goes along after the streams.
 async fn confine(
     vessel: &Arc<VesselInner>,
-    options: &ExecOptions,
+    limits: Limits,
     request: &mut vesselrt_runtime::shim::protocol::ExecRequest,
 ) -> Result<(Vec<OwnedFd>, Option<CommandGroup>)> {
-    if options.limits == Limits::default() {
+    if limits == Limits::default() {
         return Ok((Vec::new(), None));
     }
     // Its group is below that of the vessel, which has one only while it runs.
     let connection = vessel.connect().await?;
     vessel.lease.give_back(connection);
-    let (own, limits) = (Arc::clone(vessel), options.limits.clone());
+    let own = Arc::clone(vessel);
     let confined =
         blocking(move || command::confine(&own.manager, &own.id, own.lease.dir().as_fd(), &limits)).await?;
     request.confinement = confined.confinement;
