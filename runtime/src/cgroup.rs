@@ -278,7 +278,8 @@ impl Group {
     }
 
     fn below(&self, name: &str) -> Self {
-        let place = |place: &Place| Place { path: place.path.join(name), controllers: place.controllers.clone() };
+        let place =
+            |place: &Place| Place { path: place.path.join(name), controllers: place.controllers.clone() };
         Self { version: self.version, places: self.places.iter().map(place).collect() }
     }
 

@@ -127,7 +127,17 @@ fn share(before: Option<Duration>, after: Option<Duration>, time: Duration) -> O
 
 fn table(samples: &[Sample]) -> Table {
     let mut table = Table::new(&[
-        "ID", "STATUS", "CPU", "TIME", "MEMORY", "PEAK", "PIDS", "READ", "WRITTEN", "DISK", "ENFORCEMENT",
+        "ID",
+        "STATUS",
+        "CPU",
+        "TIME",
+        "MEMORY",
+        "PEAK",
+        "PIDS",
+        "READ",
+        "WRITTEN",
+        "DISK",
+        "ENFORCEMENT",
     ]);
     let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     let of = |used: Option<String>, limit: Option<String>| match (used, limit) {
@@ -157,7 +167,8 @@ fn table(samples: &[Sample]) -> Table {
 
 fn to_json(sample: &Sample) -> Value {
     let Sample { id, stats, cpus } = sample;
-    let micros = |time: Option<Duration>| time.map(|time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
+    let micros =
+        |time: Option<Duration>| time.map(|time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
     json!({
         "id": id,
         "running": stats.running,

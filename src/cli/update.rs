@@ -78,7 +78,9 @@ pub(super) async fn update(args: Update, context: &Context) -> Outcome {
     let id = args.id.clone();
     let status = manager.update_vessel(&id, move |limits| args.change(limits)).await?;
     if status.enforcement == Enforcement::BestEffort {
-        context.warn("there are no control groups here: the limits hold for single processes only (best effort)");
+        context.warn(
+            "there are no control groups here: the limits hold for single processes only (best effort)",
+        );
     }
     match context.json {
         true => context.print_json(&to_json(&status)),

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use vesselrt_storage::manifest::VesselManifest;
 
-use super::{ManagerInner, limits};
 use super::open::{LOCK, OPS_LOCK, UNFINISHED, read_state, shut_down, unknown};
+use super::{ManagerInner, limits};
 use crate::error::{Error, ErrorKind, Result};
 use crate::offload::blocking;
 use crate::store::{dirs, lock};

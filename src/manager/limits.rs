@@ -123,8 +123,7 @@ fn make(store: &Store, id: &str, dir: BorrowedFd<'_>, limits: &Limits) -> Result
 
 /// Tells stores on one host apart, wherever they are moved.
 fn name_of(store: &Store, id: &str) -> Result<String> {
-    let stat =
-        rustix::fs::fstat(&store.vessels).map_err(|e| Error::io("failed to look at the store", e))?;
+    let stat = rustix::fs::fstat(&store.vessels).map_err(|e| Error::io("failed to look at the store", e))?;
     let place = format!("{}:{}", stat.st_dev, stat.st_ino);
     let digest = vesselrt_storage::Digest::sha256(place.as_bytes());
     let hash = digest.hex().get(..8).unwrap_or_default();

@@ -110,7 +110,12 @@ async fn attempt(
             if !is_interrupted(dir.as_fd(), ops_held)? {
                 let state = read_state(&id, dir.as_fd())?;
                 let (image, limits) = (state.image.defaults, state.settings.limits);
-                return Ok(Attempt::Joined(Opened { dir, holder: Holder::joined(connection), image, limits }));
+                return Ok(Attempt::Joined(Opened {
+                    dir,
+                    holder: Holder::joined(connection),
+                    image,
+                    limits,
+                }));
             }
             // It mounts what the state no longer says.
             connection.call_done(&Request::Shutdown { destroy: false }, &[])?;

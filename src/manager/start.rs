@@ -9,8 +9,8 @@ use vesselrt_runtime::launch::{Launcher, ShimDirs, ShimProcess};
 use vesselrt_runtime::shim::client::SOCKET;
 use vesselrt_runtime::shim::protocol::{Driver, ShimConfig, VERSION};
 
-use super::limits::{self, Entrance};
 use super::ManagerInner;
+use super::limits::{self, Entrance};
 use super::open::{generation_name, write_state};
 use crate::error::{Error, ErrorKind, Result};
 use crate::state::VesselState;

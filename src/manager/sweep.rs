@@ -10,8 +10,8 @@ use vesselrt_runtime::layer;
 use vesselrt_runtime::worker::Job;
 use vesselrt_storage::StorageErrorKind;
 
-use super::{ManagerInner, limits};
 use super::open::{self, LOCK, OPS_LOCK, UNFINISHED};
+use super::{ManagerInner, limits};
 use crate::error::{Error, ErrorKind, Result};
 use crate::offload::blocking;
 use crate::state::{Pending, VesselState};

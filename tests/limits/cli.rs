@@ -79,7 +79,8 @@ async fn a_vessel_that_is_thrown_away_leaves_no_group(store: &Store) {
         return;
     }
     store.stocked().await;
-    let line = ["run", "--rm", "--id", "gone", "--pids", "40", "--cpus", "1.5", BASE, "--", "sh", "-c", "echo $0"];
+    let line =
+        ["run", "--rm", "--id", "gone", "--pids", "40", "--cpus", "1.5", BASE, "--", "sh", "-c", "echo $0"];
     let output = store.cli(&line).output().unwrap();
     assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(0), b"sh\n".as_slice()), "{output:?}");
     assert!(groups("gone").is_empty());

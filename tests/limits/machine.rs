@@ -6,9 +6,8 @@ use crate::testkit::{Cap, need};
 const SCRIPT: &str = include_str!("machine.sh");
 
 /// What must be said of root and of a user with a delegated group.
-const HELD: [&str; 11] = [
-    "import", "without", "memory", "pids", "cpu", "update", "tighter", "inside", "stats", "killed", "clean",
-];
+const HELD: [&str; 11] =
+    ["import", "without", "memory", "pids", "cpu", "update", "tighter", "inside", "stats", "killed", "clean"];
 /// What must be said of a user without.
 const REFUSED: [&str; 5] = ["import", "without", "refused", "best-effort", "clean"];
 

@@ -1,7 +1,8 @@
 # Runs in the machine: one line for each check, `CHECK WHO/WHAT pass` or `… FAIL why`.
 cat > /tmp/checks <<'CHECKS'
 export VESSELRT_IDLE=0 VESSELRT_ROOT=$HOME/store
-hog='x=$(head -c 80000000 /dev/zero | tr "\0" x); echo ${#x}'
+# A buffer of so much memory.
+hog='dd if=/dev/zero of=/dev/null bs=60M count=1; exit $?'
 many='i=0; while [ $i -lt 40 ]; do sleep 60 & i=$((i+1)); done'
 out=$HOME/out
 

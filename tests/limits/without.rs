@@ -39,7 +39,8 @@ async fn a_limit_that_cannot_be_enforced_is_refused_with_the_remedy(store: &Stor
         assert!(matches!(command.kind(), ErrorKind::Unsupported { .. }), "{command:?}");
         vessel.close().await.unwrap();
         let id = vessel.id().to_owned();
-        let update = manager.update_vessel(&id, move |it| *it = limits).await.expect_err("the limit was dropped");
+        let update =
+            manager.update_vessel(&id, move |it| *it = limits).await.expect_err("the limit was dropped");
         assert!(matches!(update.kind(), ErrorKind::Unsupported { .. }), "{update:?}");
         assert_eq!(manager.vessel_limits(&id).await.unwrap().limits, Limits::new());
         manager.delete_vessel(&id).await.unwrap();

@@ -23,7 +23,7 @@ const INIT: &str = "#!/bin/busybox sh
 /bin/busybox insmod /overlay.ko
 cd /
 for item in bin etc lib lib64 usr data; do
-    [ ! -e /$item ] || { /bin/busybox cp -a /$item /new/; /bin/busybox rm -rf /$item.gone; }
+    /bin/busybox cp -a /$item /new/
 done
 /bin/busybox umount /proc
 exec /bin/busybox switch_root /new /bin/busybox sh /data/start
@@ -31,8 +31,8 @@ exec /bin/busybox switch_root /new /bin/busybox sh /data/start
 const START: &str = "export PATH=/bin
 busybox mkdir -p /proc /sys /dev /tmp /run /home/user /root
 busybox chmod 1777 /tmp
-busybox --install -s /bin
-mount -t proc proc /proc
+busybox mount -t proc proc /proc
+/bin/busybox --install -s /bin
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
 mkdir -p /dev/pts
@@ -78,7 +78,12 @@ pub(crate) fn boot(dir: &Path, script: &str) -> Vec<String> {
     command.args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off"]);
     let output = command.stdin(Stdio::null()).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(said.contains("MACHINE done"), "{}: {said}{}", output.status, String::from_utf8_lossy(&output.stderr));
+    assert!(
+        said.contains("MACHINE done"),
+        "{}: {said}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
     said.lines().map(|line| line.trim_end().to_owned()).collect()
 }
 
@@ -93,7 +98,11 @@ fn archive(dir: &Path, script: &str) -> Vec<u8> {
     archive.put("data/script", 0o100_644, script.as_bytes());
     archive.put("data/base.tar", 0o100_644, &base());
     archive.put("overlay.ko", 0o100_644, &fs::read(kernel().unwrap().join("overlay.ko")).unwrap());
-    archive.put("etc/passwd", 0o100_644, b"root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/home/user:/bin/sh\n");
+    archive.put(
+        "etc/passwd",
+        0o100_644,
+        b"root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/home/user:/bin/sh\n",
+    );
     archive.put("etc/group", 0o100_644, b"root:x:0:\nuser:x:1000:\n");
     archive.program("bin/vesselrt", &stripped(dir));
     archive.finish()
@@ -148,7 +157,8 @@ impl Archive {
         let mut made = vec!["lib".to_owned(), "lib64".to_owned(), "usr".to_owned()];
         for library in image::libraries_of(path) {
             let inside = library.strip_prefix("/").unwrap();
-            let mut above: Vec<&Path> = inside.ancestors().skip(1).filter(|dir| *dir != Path::new("")).collect();
+            let mut above: Vec<&Path> =
+                inside.ancestors().skip(1).filter(|dir| *dir != Path::new("")).collect();
             above.reverse();
             for dir in above.into_iter().map(|dir| dir.to_str().unwrap().to_owned()) {
                 if !made.contains(&dir) {

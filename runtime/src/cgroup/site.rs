@@ -36,7 +36,8 @@ impl Site {
         let hierarchies = mounts::hierarchies(&read("/proc/self/mountinfo")?);
         let own = read("/proc/self/cgroup")?;
         let needed = Controller::needed(limits);
-        let legacy = |controller: &Controller| hierarchies.iter().any(|it| it.has(controller.name(Version::V1)));
+        let legacy =
+            |controller: &Controller| hierarchies.iter().any(|it| it.has(controller.name(Version::V1)));
         if needed.iter().any(legacy) {
             return v1(&hierarchies, &own, &needed);
         }
@@ -118,18 +119,26 @@ fn bases(mount: &Path, base: &Path) -> Vec<PathBuf> {
     std::iter::once(base).chain(above.filter(|_| root)).map(Path::to_path_buf).collect()
 }
 
-/// False when there are processes in the way which are not ours to move.
+/// False when there are processes in the way which are not ours to move. They are looked for first: to give some controllers
+/// to the groups below a group that has processes is no error, but makes it one of threads, below which no process may be.
 fn enable_all(base: &Path, needed: &[Controller]) -> Result<bool, CgroupError> {
-    let try_all = || needed.iter().try_for_each(|controller| enable(base, *controller));
-    match try_all() {
-        Err(e) if e.kind() == io::ErrorKind::ResourceBusy && is_delegated(base) => {
-            move_aside(base)?;
-            try_all().map_err(io_error(format!("enable controllers in {base:?}")))?;
+    // The root group may have both; it is the one that has no type.
+    if base.join("cgroup.type").exists() && !processes_of(base)?.is_empty() {
+        if !is_delegated(base) {
+            return Ok(false);
         }
-        Err(e) if e.kind() == io::ErrorKind::ResourceBusy => return Ok(false),
-        other => other.map_err(io_error(format!("enable controllers in {base:?}")))?,
+        move_aside(base)?;
     }
+    let enabled = needed.iter().try_for_each(|controller| enable(base, *controller));
+    enabled.map_err(io_error(format!("enable controllers in {base:?}")))?;
     Ok(true)
+}
+
+/// The processes in a group itself. 0 is one of another pid namespace, which is not ours.
+fn processes_of(base: &Path) -> Result<Vec<u32>, CgroupError> {
+    let path = base.join(PROCS);
+    let text = std::fs::read_to_string(&path).map_err(io_error(format!("read {path:?}")))?;
+    Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
 }
 
 /// Gives the groups below a controller. One that they have already need not be given.
@@ -144,7 +153,8 @@ fn is_delegated(base: &Path) -> bool {
         let mut value = [0u8; 4];
         rustix::fs::getxattr(base, name, &mut value).is_ok_and(|length| value.get(..length) == Some(b"1"))
     };
-    !Path::new("/run/systemd/system").exists() || ["user.delegate", "trusted.delegate"].into_iter().any(marked)
+    !Path::new("/run/systemd/system").exists()
+        || ["user.delegate", "trusted.delegate"].into_iter().any(marked)
 }
 
 /// Moves the processes of a group to one below it. New ones may come meanwhile: children of those that are still there.
@@ -154,23 +164,23 @@ fn move_aside(base: &Path) -> Result<(), CgroupError> {
     let group = Group { version: Version::V2, places: vec![place] };
     group.make_dirs()?;
     for _ in 0..16 {
-        let path = base.join(PROCS);
-        let text = std::fs::read_to_string(&path).map_err(io_error(format!("read {path:?}")))?;
-        // 0 is a process of another pid namespace, which is not ours.
-        let processes: Vec<u32> =
-            text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid != 0).collect();
+        let processes = processes_of(base)?;
         if processes.is_empty() {
-            break;
+            return Ok(());
         }
         group.adopt(&processes)?;
     }
-    Ok(())
+    Err(CgroupError::Unsupported {
+        what: format!("limits cannot be set: processes keep coming in the control group {base:?}"),
+        remedy: format!("{DELEGATE}, {BEST_EFFORT}"),
+    })
 }
 
 fn controllers_of(base: &Path, file: &str) -> Result<Vec<Controller>, CgroupError> {
     let path = base.join(file);
     let text = std::fs::read_to_string(&path).map_err(io_error(format!("read {path:?}")))?;
-    let is_named = |controller: &Controller| text.split_whitespace().any(|it| it == controller.name(Version::V2));
+    let is_named =
+        |controller: &Controller| text.split_whitespace().any(|it| it == controller.name(Version::V2));
     Ok(Controller::ALL.into_iter().filter(|it| *it != Controller::Cpuacct).filter(is_named).collect())
 }
 
@@ -198,5 +208,8 @@ pub(super) fn no_controller(controller: Controller, version: Version) -> CgroupE
              /etc/systemd/system/user@.service.d/delegate.conf, then log in again, {BEST_EFFORT}"
         ),
     };
-    CgroupError::Unsupported { what: format!("{name} cannot be limited: its controller is not delegated"), remedy }
+    CgroupError::Unsupported {
+        what: format!("{name} cannot be limited: its controller is not delegated"),
+        remedy,
+    }
 }

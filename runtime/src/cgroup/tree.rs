@@ -72,12 +72,7 @@ fn parse(stat: &str) -> Option<Process> {
     let fields: Vec<&str> = rest.split_whitespace().collect();
     let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
     let ticks = [14, 15, 16, 17].into_iter().filter_map(field).fold(0, u64::saturating_add);
-    Some(Process {
-        parent: u32::try_from(field(4)?).ok()?,
-        threads: field(20)?,
-        ticks,
-        pages: field(24)?,
-    })
+    Some(Process { parent: u32::try_from(field(4)?).ok()?, threads: field(20)?, ticks, pages: field(24)? })
 }
 
 fn below(all: &HashMap<u32, Process>, top: u32) -> Vec<u32> {
@@ -105,7 +100,8 @@ mod tests {
 
     #[test]
     fn a_process_is_read_whatever_its_name_is() {
-        let line = "17 (a) b (c) S 4 17 17 0 -1 4194560 0 0 0 0 1 2 3 4 20 0 5 0 99 1000 250 18446744073709551615";
+        let line =
+            "17 (a) b (c) S 4 17 17 0 -1 4194560 0 0 0 0 1 2 3 4 20 0 5 0 99 1000 250 18446744073709551615";
         let process = parse(line).unwrap();
         assert_eq!(process, Process { parent: 4, threads: 5, ticks: 10, pages: 250 });
         assert_eq!(parse("17 (x"), None);

@@ -102,6 +102,15 @@ impl Limiter {
         Ok(counter.map(|counter| Watched { before: cgroup::oom_kills(&*counter).unwrap_or(0), counter }))
     }
 
+    /// What runs already is in the group from now on.
+    pub(super) fn adopt(&mut self, commands: &BTreeMap<u64, Command>) {
+        let Some(counter) = &self.counter else { return };
+        let before = cgroup::oom_kills(&**counter).unwrap_or(0);
+        for number in commands.keys() {
+            self.watched.entry(*number).or_insert_with(|| Watched { counter: Rc::clone(counter), before });
+        }
+    }
+
     /// A command has begun.
     pub(super) fn begin(&mut self, number: u64, watched: Option<Watched>) {
         self.watched.extend(watched.map(|watched| (number, watched)));

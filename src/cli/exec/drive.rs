@@ -25,7 +25,9 @@ impl Ended {
     pub(crate) fn tell(self, context: &Context) {
         let Self::Command(result) = self else { return };
         if result.oom_killed {
-            context.warn("the memory that the command may use was used up, and a process of it was killed (--memory)");
+            context.warn(
+                "the memory that the command may use was used up, and a process of it was killed (--memory)",
+            );
         }
         if result.disk_full {
             context.warn("the command was killed: the vessel takes more on disk than it may (--disk)");

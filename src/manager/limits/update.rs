@@ -54,7 +54,8 @@ pub(in crate::manager) async fn update(
     manager.load_manifest(id).await?;
     let (own, name) = (Arc::clone(manager), id.to_owned());
     let dir = blocking(move || own.store.vessel(&name)).await?.ok_or_else(|| {
-        Error::conflict(format!("vessel {id} is not on this host")).with_remedy("open it once: vesselrt start")
+        Error::conflict(format!("vessel {id} is not on this host"))
+            .with_remedy("open it once: vesselrt start")
     })?;
     let dir = Arc::new(dir);
     let busy = || Error::conflict(format!("vessel {id} is in use by another process"));

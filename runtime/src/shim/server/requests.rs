@@ -64,6 +64,7 @@ impl Server {
             Request::Exec(request) => self.exec(id, *request, fds),
             Request::Limit { limits, groups } => {
                 self.limiter.change(*limits, fds, groups, &mut self.ground)?;
+                self.limiter.adopt(&self.commands);
                 self.limiter.watch(&self.commands, &self.dirs)?;
                 done()
             }
