@@ -30,6 +30,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::settings::Limits;
 pub use site::Site;
+pub(crate) use site::can_limit_by_v1;
 pub use usage::{GroupUsage, oom_kills};
 
 /// Beginning of the names of all our groups.

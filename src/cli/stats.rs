@@ -21,7 +21,7 @@ const ABOUT: &str = "\
   MEMORY   with the page cache of the vessel's files; then the most there was
   PIDS     processes and threads
   READ     bytes from and to disks, where they are counted
-  DISK     what the writable layer takes
+  DISK     what the writable layer takes, and the files in it
 
 A vessel with limits is counted by its control group, from its start on. Without, what its processes use now is added up (~): what \
 they share counts for each.
@@ -137,6 +137,7 @@ fn table(samples: &[Sample]) -> Table {
         "READ",
         "WRITTEN",
         "DISK",
+        "FILES",
         "ENFORCEMENT",
     ]);
     let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
@@ -159,6 +160,7 @@ fn table(samples: &[Sample]) -> Table {
             or_none(stats.read.map(size)),
             or_none(stats.written.map(size)),
             of(Some(size(stats.disk)), limit.disk.map(size)),
+            stats.disk_inodes.to_string(),
             stats.enforcement.as_str().to_owned(),
         ]);
     }
@@ -186,6 +188,7 @@ fn to_json(sample: &Sample) -> Value {
         "writtenBytes": stats.written,
         "oomKills": stats.oom_kills,
         "diskBytes": stats.disk,
+        "diskInodes": stats.disk_inodes,
     })
 }
 

@@ -79,6 +79,14 @@ fn v1(hierarchies: &[Hierarchy], own: &str, needed: &[Controller]) -> Result<Sit
     Ok(Site { version: Version::V1, places })
 }
 
+/// Whether this user can limit everything in hierarchies of v1.
+pub(crate) fn can_limit_by_v1() -> bool {
+    let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let needed = [Controller::Cpu, Controller::Memory, Controller::Pids];
+    v1(&mounts::hierarchies(&mountinfo), &own, &needed).is_ok()
+}
+
 fn v2(mount: &Path, own: &Path, needed: &[Controller]) -> Result<Site, CgroupError> {
     let is_aside = own.file_name().is_some_and(|name| name == ASIDE);
     let base = own.parent().filter(|_| is_aside).unwrap_or(own);

@@ -50,6 +50,8 @@ pub struct VesselStats {
     pub oom_kills: Option<u64>,
     /// Bytes of the writable layer on disk, and what the store keeps with it.
     pub disk: u64,
+    /// Files and directories of it.
+    pub disk_inodes: u64,
 }
 
 pub(in crate::manager) async fn stats(manager: &Arc<ManagerInner>, id: &str) -> Result<VesselStats> {
@@ -57,7 +59,7 @@ pub(in crate::manager) async fn stats(manager: &Arc<ManagerInner>, id: &str) -> 
     let (own, id) = (Arc::clone(manager), id.to_owned());
     blocking(move || {
         let Some(dir) = own.store.vessel(&id)? else {
-            return Ok(with(&Limits::new(), Enforcement::None, GroupUsage::default(), 0));
+            return Ok(with(&Limits::new(), Enforcement::None, GroupUsage::default()));
         };
         let limits = read_state(&id, dir.as_fd())?.settings.limits;
         let hello = hello(dir.as_fd())?;
@@ -70,8 +72,9 @@ pub(in crate::manager) async fn stats(manager: &Arc<ManagerInner>, id: &str) -> 
         let grouped = group.is_some() && limits.need_group();
         let enforcement = Enforcement::of(&limits, group.as_ref(), hello.is_some());
         let (running, commands) = (hello.is_some(), hello.map_or(0, |(_, commands)| commands));
-        let disk = disk(&own, dir.as_fd())?;
-        Ok(VesselStats { grouped, running, commands, ..with(&limits, enforcement, usage, disk) })
+        let (disk, disk_inodes) = disk(&own, dir.as_fd())?;
+        let counted = VesselStats { disk, disk_inodes, ..with(&limits, enforcement, usage) };
+        Ok(VesselStats { grouped, running, commands, ..counted })
     })
     .await
 }
@@ -86,15 +89,14 @@ fn hello(dir: BorrowedFd<'_>) -> Result<Option<(u32, u32)>> {
 }
 
 /// A worker measures: most of it belongs to ids that only the user namespace has power over.
-fn disk(manager: &ManagerInner, dir: BorrowedFd<'_>) -> Result<u64> {
-    let job = Job::MeasureTrees { trees: vec![(0, ".".to_owned())] };
-    match manager.launcher()?.worker()?.run(&job, &[dir], &mut |_| {})? {
-        JobDone::Measured(sizes) => Ok(sizes.first().copied().unwrap_or(0)),
+fn disk(manager: &ManagerInner, dir: BorrowedFd<'_>) -> Result<(u64, u64)> {
+    match manager.launcher()?.worker()?.run(&Job::CountTree, &[dir], &mut |_| {})? {
+        JobDone::Counted { bytes, inodes } => Ok((bytes, inodes)),
         _ => Err(Error::internal("unexpected reply of the worker: not measured")),
     }
 }
 
-fn with(limits: &Limits, enforcement: Enforcement, usage: GroupUsage, disk: u64) -> VesselStats {
+fn with(limits: &Limits, enforcement: Enforcement, usage: GroupUsage) -> VesselStats {
     VesselStats {
         limits: limits.clone(),
         enforcement,
@@ -109,6 +111,7 @@ fn with(limits: &Limits, enforcement: Enforcement, usage: GroupUsage, disk: u64)
         read: usage.read,
         written: usage.written,
         oom_kills: usage.oom_kills,
-        disk,
+        disk: 0,
+        disk_inodes: 0,
     }
 }
