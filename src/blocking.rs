@@ -197,6 +197,34 @@ impl Manager {
         self.runtime.run(self.inner.vessel_status(id))
     }
 
+    /// See [`crate::Manager::vessel_limits`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn vessel_limits(&self, id: &str) -> Result<crate::LimitsStatus> {
+        self.runtime.run(self.inner.vessel_limits(id))
+    }
+
+    /// See [`crate::Manager::update_vessel`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn update_vessel(
+        &self,
+        id: &str,
+        change: impl FnOnce(&mut crate::settings::Limits) + Send + 'static,
+    ) -> Result<crate::LimitsStatus> {
+        self.runtime.run(self.inner.update_vessel(id, change))
+    }
+
+    /// See [`crate::Manager::vessel_stats`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn vessel_stats(&self, id: &str) -> Result<crate::VesselStats> {
+        self.runtime.run(self.inner.vessel_stats(id))
+    }
+
     /// See [`crate::Manager::stop_vessel`].
     ///
     /// # Errors

@@ -24,7 +24,9 @@ mod registry;
 mod run;
 mod session;
 mod snapshot;
+mod stats;
 mod tables;
+mod update;
 mod values;
 
 use std::ffi::OsStr;
@@ -93,6 +95,10 @@ enum Verb {
     Start(session::Start),
     /// Stop vessels: end their commands and what `start` keeps up
     Stop(session::Stop),
+    /// Change the limits of a vessel, also while it runs
+    Update(update::Update),
+    /// Show what vessels use of processors, memory and disk
+    Stats(stats::Stats),
     /// Copy files and directories between this host and a vessel
     Cp(cp::Cp),
     /// Read and write files of a vessel
@@ -172,6 +178,8 @@ async fn dispatch(verb: Verb, context: &Context) -> Outcome<ExitCode> {
         Verb::Run(args) => return run::run(args, context).await,
         Verb::Start(args) => session::start(&args, context).await?,
         Verb::Stop(args) => session::stop(args, context).await?,
+        Verb::Update(args) => update::update(args, context).await?,
+        Verb::Stats(args) => stats::stats(args, context).await?,
         Verb::Cp(args) => cp::run(args, context).await?,
         Verb::Fs(verb) => fs::run(verb, context).await?,
         // It has an exit code of its own.

@@ -51,6 +51,9 @@ pub use manager::commit::{CommitOptions, CommitProgress, CommitReport, LayerComp
 pub use manager::create::CreateOptions;
 pub use manager::fork::ForkOptions;
 pub use manager::images::{ImageImport, ImportProgress, ImportReport};
+pub use manager::limits::Enforcement;
+pub use manager::limits::stats::VesselStats;
+pub use manager::limits::update::LimitsStatus;
 pub use manager::prune::{DamagedBlob, ImageUsage, PruneReport, VerifyReport};
 pub use manager::pull::{BlobState, PullOptions, PullProgress, PullReport};
 pub use manager::push::{PushProgress, PushReport, PushState};

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
+use vesselrt_runtime::settings::Limits;
 use vesselrt_runtime::shim::client::{CallError, Connection};
 use vesselrt_runtime::shim::protocol::{Reply, Request, VERSION};
 use vesselrt_storage::manifest::VesselManifest;
@@ -63,7 +64,12 @@ fn prepare(root: &Path, id: &str, options: ExecOptions) -> Option<(Connection, R
     }
     let state = open::read_state(id, vessel.as_fd()).ok().filter(is_settled)?;
     let manifest = manifest(root.as_fd(), id)?;
-    if options.has_terminal() || options.timeout.is_some() {
+    let limits = &state.settings.limits;
+    if options.has_terminal()
+        || options.timeout.is_some()
+        || limits.timeout_ms.is_some()
+        || options.limits != Limits::default()
+    {
         return None;
     }
     let request = options.request(&manifest.work_dir, &state.image.defaults).ok()?;

@@ -20,6 +20,7 @@
 //!     unfinished                  there while the vessel is made or deleted
 //!     switching                   there while layers are exchanged under a running shim
 //!     shim.sock  state.json
+//!     cgroup.json                 where its control group is, while there may be one
 //!     gen-N/fs  gen-N/work        the writable layer
 //!   data/                         the default Storage: manifests, snapshot and image archives
 //!   staging/                      what is being made; renamed to its place when it is whole

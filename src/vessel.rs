@@ -31,12 +31,16 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
+use vesselrt_runtime::settings::Limits;
 use vesselrt_storage::manifest::{SnapshotManifest, VesselManifest};
 
 use crate::error::Result;
-use crate::manager::{ManagerInner, cat};
+use crate::manager::limits::stats::VesselStats;
+use crate::manager::limits::update::LimitsStatus;
+use crate::manager::{Manager, ManagerInner, cat};
 use crate::offload::detached;
 use crate::state::{ImageDefaults, VesselState};
 use diff::{Change, Contents, Diff, DiffOptions};
@@ -63,6 +67,8 @@ pub(crate) struct VesselInner {
     pub(crate) id: String,
     pub(crate) image: ImageDefaults,
     pub(crate) manifest: RwLock<Arc<VesselManifest>>,
+    /// How long a command may take that has no time of its own.
+    pub(crate) timeout: RwLock<Option<Duration>>,
     pub(crate) lease: Lease,
 }
 
@@ -71,10 +77,12 @@ impl Vessel {
         manager: Arc<ManagerInner>,
         manifest: Arc<VesselManifest>,
         image: ImageDefaults,
+        limits: &Limits,
         lease: Lease,
     ) -> Self {
         let id = manifest.id.clone();
-        Self { inner: Arc::new(VesselInner { manager, id, image, manifest: RwLock::new(manifest), lease }) }
+        let (manifest, timeout) = (RwLock::new(manifest), RwLock::new(timeout_of(limits)));
+        Self { inner: Arc::new(VesselInner { manager, id, image, manifest, timeout, lease }) }
     }
 
     /// The id.
@@ -319,6 +327,37 @@ impl Vessel {
         detached(async move { snapshot::set_labels(&inner, labels).await }).await
     }
 
+    /// The limits, and by what they hold.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound) when the vessel was deleted.
+    pub async fn limits(&self) -> Result<LimitsStatus> {
+        self.manager().vessel_limits(&self.inner.id).await
+    }
+
+    /// Changes the limits, of what runs too; see [`Manager::update_vessel`]. Other processes that have the vessel open learn
+    /// of another [`timeout`](Limits::timeout) when they open it again.
+    ///
+    /// # Errors
+    /// Those of [`Manager::update_vessel`].
+    pub async fn update(&self, change: impl FnOnce(&mut Limits) + Send + 'static) -> Result<LimitsStatus> {
+        let status = self.manager().update_vessel(&self.inner.id, change).await?;
+        *self.inner.timeout.write().unwrap_or_else(PoisonError::into_inner) = timeout_of(&status.limits);
+        Ok(status)
+    }
+
+    /// What the commands use now.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound) when the vessel was deleted.
+    pub async fn stats(&self) -> Result<VesselStats> {
+        self.manager().vessel_stats(&self.inner.id).await
+    }
+
+    fn manager(&self) -> Manager {
+        Manager::of(&self.inner.manager)
+    }
+
     /// Whether the shim stays (true) when no process has the vessel open any more, until
     /// [`Manager::stop_vessel`](crate::Manager::stop_vessel).
     ///
@@ -348,7 +387,16 @@ impl Vessel {
     }
 }
 
+fn timeout_of(limits: &Limits) -> Option<Duration> {
+    limits.timeout_ms.map(Duration::from_millis)
+}
+
 impl VesselInner {
+    /// How long a command may take that has no time of its own.
+    pub(crate) fn timeout(&self) -> Option<Duration> {
+        *self.timeout.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The working directory.
     pub(crate) fn work_dir(&self) -> String {
         self.manifest.read().unwrap_or_else(PoisonError::into_inner).work_dir.clone()

@@ -8,6 +8,7 @@ pub(crate) mod faulty;
 pub(crate) mod image;
 pub(crate) mod leftovers;
 pub(crate) mod listing;
+pub(crate) mod machine;
 pub(crate) mod podman;
 pub(crate) mod random;
 pub(crate) mod registry;

@@ -69,6 +69,9 @@ pub struct ShimDirs<'a> {
     pub listener: BorrowedFd<'a>,
     /// The vessel's lock file, locked: the shim holds it as long as it lives.
     pub lock: BorrowedFd<'a>,
+    /// Of the vessel's control group, if it has one: what [`ShimConfig::groups`] counts, and the file that counts processes
+    /// killed for want of memory.
+    pub groups: &'a [OwnedFd],
 }
 
 /// A shim that this process started.
@@ -117,7 +120,8 @@ impl Launcher {
         let paths = [dirs.image_layers, dirs.sealed_layers, dirs.vessel].map(path_of);
         let paths = paths.into_iter().collect::<Result<Vec<_>, _>>()?;
         let Started { socket, child } = self.start(Role::Shim, paths)?;
-        let fds = [dirs.image_layers, dirs.sealed_layers, dirs.vessel, dirs.listener, dirs.lock];
+        let mut fds = vec![dirs.image_layers, dirs.sealed_layers, dirs.vessel, dirs.listener, dirs.lock];
+        fds.extend(dirs.groups.iter().map(AsFd::as_fd));
         let mut connection = Connection::new(socket);
         wire::send(connection.socket(), config, &fds).map_err(CallError::Lost)?;
         match connection.receive()?.0 {

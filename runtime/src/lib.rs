@@ -2,6 +2,7 @@
 //!
 //! `unsafe` is allowed in one file, `sys.rs`.
 
+pub mod cgroup;
 pub mod diff;
 pub mod doctor;
 mod entry;

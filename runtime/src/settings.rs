@@ -10,7 +10,7 @@ mod network;
 
 use serde::{Deserialize, Serialize};
 
-pub use limits::Limits;
+pub use limits::{LEAST_MEMORY, LEAST_MILLI_CPUS, LimitError, Limits};
 pub use mounts::Mount;
 pub use network::Network;
 

@@ -13,6 +13,7 @@ mod house;
 mod hull;
 pub(crate) mod jobs;
 mod keel;
+mod limits;
 mod loopback;
 mod mounted;
 pub mod protocol;

@@ -74,6 +74,8 @@ pub enum Job {
         /// Which directory, counted from 0, and the name in it; no slash.
         trees: Vec<(usize, String)>,
     },
+    /// Measures a directory, its files too. Descriptor: the directory. Output: [`JobDone::Counted`].
+    CountTree,
     /// Looks names up in the tree `fs` of an unpacked layer. Descriptor: the directory of the layer. Output:
     /// [`JobDone::Looked`].
     Look {
@@ -158,6 +160,13 @@ pub enum JobDone {
     Packed(Packed),
     /// Bytes on disk, one for each tree; 0 for one that is not there.
     Measured(Vec<u64>),
+    /// What a directory takes with everything in it.
+    Counted {
+        /// Bytes on disk.
+        bytes: u64,
+        /// Files and directories.
+        inodes: u64,
+    },
     /// What each of the names is, if it is there.
     Looked(Vec<Option<Node>>),
     /// A file was written: its bytes.

@@ -286,6 +286,33 @@ impl Vessel {
         self.runtime.run(self.inner.keep(keep))
     }
 
+    /// See [`crate::Vessel::limits`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn limits(&self) -> Result<crate::LimitsStatus> {
+        self.runtime.run(self.inner.limits())
+    }
+
+    /// See [`crate::Vessel::update`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn update(
+        &self,
+        change: impl FnOnce(&mut crate::settings::Limits) + Send + 'static,
+    ) -> Result<crate::LimitsStatus> {
+        self.runtime.run(self.inner.update(change))
+    }
+
+    /// See [`crate::Vessel::stats`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn stats(&self) -> Result<crate::VesselStats> {
+        self.runtime.run(self.inner.stats())
+    }
+
     /// See [`crate::Vessel::close`].
     ///
     /// # Errors

@@ -1,6 +1,10 @@
 //! `create`, `ls`, `inspect`, `rm`.
 #![forbid(unsafe_code)]
 
+pub(super) mod limits;
+
+use std::time::Duration;
+
 use clap::Args;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -9,7 +13,7 @@ use vesselrt::{CreateOptions, Manager, OverlayDriver, Vessel, VesselManifest, Ve
 use super::registry::{Transfers, When};
 use super::tables::{Table, ago, short};
 use super::values::{self, printable};
-use super::{Context, Failure, Outcome};
+use super::{Context, Failure, Outcome, update};
 
 /// Flags of what creates a vessel.
 #[derive(Debug, Args)]
@@ -27,6 +31,8 @@ pub(super) struct Flags {
     /// When to pull the image from its registry
     #[arg(long, value_enum, value_name = "WHEN", default_value_t)]
     pull: When,
+    #[command(flatten)]
+    limits: limits::VesselLimits,
 }
 
 impl Flags {
@@ -34,6 +40,7 @@ impl Flags {
     pub(super) fn options(self, image: &str) -> CreateOptions {
         let mut options =
             CreateOptions::new(image).work_dir(self.workdir.unwrap_or_default()).pull(self.pull.into());
+        options = options.limits(self.limits.limits());
         if let Some(id) = self.id {
             options = options.id(id);
         }
@@ -46,10 +53,16 @@ impl Flags {
 #[command(after_long_help = "\
 Examples:
   vesselrt create debian:12
-  vesselrt create debian:12 --id build --workdir /src --label team=infra")]
+  vesselrt create debian:12 --id build --workdir /src --label team=infra
+  vesselrt create debian:12 --cpus 1.5 --memory 512m --pids 256 --disk 2g --timeout 10m
+
+A limit that this host cannot enforce is refused, unless --best-effort is given: see `vesselrt doctor`.")]
 pub(super) struct Create {
     #[command(flatten)]
     flags: Flags,
+    /// How long a command may take that has no --timeout of its own, such as 500ms, 30s, 5m
+    #[arg(help_heading = "Limits", long, value_name = "TIME", value_parser = values::duration)]
+    timeout: Option<Duration>,
     /// Reference of an image
     image: String,
 }
@@ -77,7 +90,10 @@ pub(super) struct Rm {
 
 /// The id is the last thing on standard output.
 pub(super) async fn create(args: Create, context: &Context) -> Outcome {
-    let options = args.flags.options(&args.image);
+    let mut options = args.flags.options(&args.image);
+    if let Some(timeout) = args.timeout {
+        options.settings.limits = options.settings.limits.timeout(timeout);
+    }
     let vessel = pulling(&context.manager().await?, options, context).await?;
     let manifest = vessel.manifest();
     vessel.close().await?;
@@ -142,8 +158,12 @@ pub(super) async fn inspect(args: &Inspect, context: &Context) -> Outcome {
     let manager = context.manager().await?;
     let manifest = manager.vessel_manifest(&args.id).await?;
     let status = status(&manager, &args.id).await?;
+    let limits = manager.vessel_limits(&args.id).await?;
     if context.json {
-        return context.print_json(&to_json(&manifest, status.as_ref())?);
+        let mut value = to_json(&manifest, status.as_ref())?;
+        let shown = update::to_json(&limits);
+        (value["limits"], value["enforcement"]) = (shown["limits"].clone(), shown["enforcement"].clone());
+        return context.print_json(&value);
     }
     let now = OffsetDateTime::now_utc();
     let or_none = |text: &str| if text.is_empty() { "-".to_owned() } else { printable(text.as_bytes()) };
@@ -157,6 +177,7 @@ pub(super) async fn inspect(args: &Inspect, context: &Context) -> Outcome {
     table.row(["snapshots", &manifest.named_snapshots().len().to_string()]);
     table.row(["created", &ago(manifest.create_time, now)]);
     table.row(["updated", &ago(manifest.update_time, now)]);
+    update::rows(&limits, &mut table);
     for (key, value) in &manifest.labels {
         table.row(["label", &printable(format!("{key}={value}").as_bytes())]);
     }

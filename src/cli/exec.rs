@@ -18,6 +18,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, ValueHint};
 use vesselrt::ExecOptions;
 
+use super::create::limits::CommandLimits;
 use super::values::{self, Variable};
 use super::{Context, Failure, Outcome};
 pub(super) use drive::{Ended, drive};
@@ -29,7 +30,8 @@ const MAX_ENV_FILE: u64 = 4 << 20;
 
 const EXAMPLES: &str = "\
 The command is executed as it is, without a shell. It reads nothing unless -i or -t is given. What it changes stays \
-unless --ephemeral is given. SIGINT, SIGTERM, SIGHUP and SIGQUIT are passed on to it; a second SIGINT kills it.
+unless --ephemeral is given. SIGINT, SIGTERM, SIGHUP and SIGQUIT are passed on to it; a second SIGINT kills it. Limits are those of this command alone: of them and those of the vessel the tighter \
+ones count.
 
 Exit codes: the command's own; 124 its time was up; 125 an error of vesselrt; 126 the command cannot be executed; 127 \
 there is no such command; 128+n it was ended by signal n.
@@ -41,6 +43,7 @@ Examples:
   vesselrt exec ID -- make -j4 test
   vesselrt exec ID -e CI=1 -e TOKEN --timeout 10m -- ./build.sh
   tar -c src | vesselrt exec ID -i -- tar -x
+  vesselrt exec ID --memory 256m --pids 64 -- ./untrusted
   vesselrt exec ID -t -- sh";
 
 /// Arguments of `exec`.
@@ -55,6 +58,8 @@ pub(super) struct Exec {
     work_dir: Option<PathBuf>,
     #[command(flatten)]
     flags: Flags,
+    #[command(flatten)]
+    limits: CommandLimits,
     /// How long the vessel stays up after the command for the next one, such as 10s; 0 is not at all
     #[arg(long, value_name = "TIME", env = "VESSELRT_IDLE", hide_env_values = true, default_value = "60s", value_parser = values::idle)]
     idle: Duration,
@@ -163,6 +168,7 @@ impl Prepared {
 pub(super) async fn run(args: Exec, context: &Context) -> Outcome<ExitCode> {
     let prepared = args.flags.prepare()?;
     let mut options = prepared.options(args.command).persist_result(!args.ephemeral);
+    options = options.limits(args.limits.limits());
     if let Some(dir) = args.work_dir {
         options = options.work_dir(dir);
     }
@@ -175,5 +181,7 @@ pub(super) async fn run(args: Exec, context: &Context) -> Outcome<ExitCode> {
         }
         ended
     });
-    Ok(work.await?.exit_code())
+    let ended = work.await?;
+    ended.tell(context);
+    Ok(ended.exit_code())
 }

@@ -53,6 +53,7 @@ pub(super) async fn run(args: Run, context: &Context) -> Outcome<ExitCode> {
     let ended = outcome?;
     removed?;
     closed?;
+    ended.tell(context);
     Ok(ended.exit_code())
 }
 

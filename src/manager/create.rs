@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use time::OffsetDateTime;
-use vesselrt_runtime::settings::Settings;
+use vesselrt_runtime::settings::{Limits, Settings};
 use vesselrt_runtime::shim::client::Connection;
 use vesselrt_runtime::shim::protocol::{FaultKind, Request};
 use vesselrt_storage::ImageRecord;
@@ -93,6 +93,13 @@ impl CreateOptions {
         self
     }
 
+    /// Sets how much of the machine its commands may use.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.settings.limits = limits;
+        self
+    }
+
     /// Sets whether it is thrown away after use.
     #[must_use]
     pub fn volatile(mut self, volatile: bool) -> Self {
@@ -110,6 +117,7 @@ pub(super) async fn create(
         vesselrt_storage::validate_id(id)
             .map_err(|e| Error::invalid(format!("invalid id of a vessel: {id:?}")).with_source(e))?;
     }
+    options.settings.limits.check()?;
     let (_in_use, record) = manager.obtain_image(&options.image, options.pull, progress).await?;
     let (own, image) = (Arc::clone(manager), record.clone());
     blocking(move || own.unpack_image(&image, &mut |_| {})).await?;
@@ -132,12 +140,10 @@ pub(super) async fn create(
         snapshots: Vec::new(),
     };
     match begin(manager, &dir, lock, state.clone(), &manifest).await {
-        Ok(holder) => Ok(Vessel::new(
-            Arc::clone(manager),
-            manifest.into(),
-            state.image.defaults,
-            Lease::new(dir, holder),
-        )),
+        Ok(holder) => {
+            let (image, limits) = (state.image.defaults, state.settings.limits);
+            Ok(Vessel::new(Arc::clone(manager), manifest.into(), image, &limits, Lease::new(dir, holder)))
+        }
         Err(error) => {
             undo(manager, id, dir).await;
             Err(error)

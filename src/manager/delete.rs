@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use vesselrt_storage::manifest::VesselManifest;
 
-use super::ManagerInner;
 use super::open::{LOCK, OPS_LOCK, UNFINISHED, read_state, shut_down, unknown};
+use super::{ManagerInner, limits};
 use crate::error::{Error, ErrorKind, Result};
 use crate::offload::blocking;
 use crate::store::{dirs, lock};
@@ -38,7 +38,11 @@ pub(super) async fn delete(manager: &Arc<ManagerInner>, id: &str) -> Result<()> 
         // Nobody may start it again.
         locks.push(lock::within(dir, LOCK, timeout).await?.ok_or_else(busy)?);
         let fd = Arc::clone(dir);
-        blocking(move || dirs::touch(fd.as_fd(), UNFINISHED)).await?;
+        blocking(move || {
+            limits::release(fd.as_fd())?;
+            dirs::touch(fd.as_fd(), UNFINISHED)
+        })
+        .await?;
     }
     let failed = |e| Error::storage(format!("failed to delete vessel {id} from the storage"), e);
     // It may have been deleted while we waited for the locks.

@@ -5,12 +5,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use vesselrt_runtime::settings::Limits;
 use vesselrt_runtime::shim::client::Connection;
 use vesselrt_runtime::shim::protocol::{Reply, Request};
 use vesselrt_storage::StorageErrorKind;
 use vesselrt_storage::manifest::VesselManifest;
 
-use super::{ManagerInner, VesselStatus, overlay_of, start};
+use super::{ManagerInner, VesselStatus, limits, overlay_of, start};
 use crate::error::{Error, ErrorKind, Result};
 use crate::history;
 use crate::offload::blocking;
@@ -38,18 +39,19 @@ pub(crate) struct Opened {
     pub(crate) dir: Arc<OwnedFd>,
     pub(crate) holder: Holder,
     pub(crate) image: ImageDefaults,
+    pub(crate) limits: Limits,
 }
 
 pub(super) async fn open(manager: &Arc<ManagerInner>, id: &str) -> Result<Vessel> {
     // First, as it tells an unknown vessel from one whose local part is gone.
     manager.load_manifest(id).await?;
-    let Opened { dir, holder, image } = hold(manager, id, None, false).await?;
+    let Opened { dir, holder, image, limits } = hold(manager, id, None, false).await?;
     // Again, as recovery may have changed it.
     let manifest = manager.view(id).await?;
     if manifest.snapshots.iter().any(|snapshot| !snapshot.is_stored()) {
         manager.upkeep_later(id);
     }
-    Ok(Vessel::new(Arc::clone(manager), manifest, image, Lease::new(dir, holder)))
+    Ok(Vessel::new(Arc::clone(manager), manifest, image, &limits, Lease::new(dir, holder)))
 }
 
 /// Joins the shim of a vessel, or starts one. `same`: the directory that it must still have; `ops_held`: the caller
@@ -106,8 +108,14 @@ async fn attempt(
         let dir = Arc::new(dir);
         if let Some(mut connection) = Connection::open(dir.as_fd())? {
             if !is_interrupted(dir.as_fd(), ops_held)? {
-                let image = read_state(&id, dir.as_fd())?.image.defaults;
-                return Ok(Attempt::Joined(Opened { dir, holder: Holder::joined(connection), image }));
+                let state = read_state(&id, dir.as_fd())?;
+                let (image, limits) = (state.image.defaults, state.settings.limits);
+                return Ok(Attempt::Joined(Opened {
+                    dir,
+                    holder: Holder::joined(connection),
+                    image,
+                    limits,
+                }));
             }
             // It mounts what the state no longer says.
             connection.call_done(&Request::Shutdown { destroy: false }, &[])?;
@@ -200,7 +208,7 @@ async fn start_locked(
     let opened = blocking(move || {
         tidy(&manager.store, dir.as_fd(), &state)?;
         let holder = start::start(&manager, &id, dir.as_fd(), lock, &mut state)?;
-        Ok(Opened { dir, holder, image: state.image.defaults })
+        Ok(Opened { dir, holder, image: state.image.defaults, limits: state.settings.limits })
     })
     .await?;
     drop(ops);
@@ -355,9 +363,13 @@ pub(super) async fn stop(manager: &Arc<ManagerInner>, id: &str) -> Result<bool> 
 
 /// Ends the shim of a vessel and waits for it; false when there is none.
 pub(crate) fn shut_down(dir: BorrowedFd<'_>, destroy: bool) -> Result<bool> {
-    let Some(mut connection) = Connection::open(dir)? else { return Ok(false) };
+    let Some(mut connection) = Connection::open(dir)? else {
+        limits::release_unused(dir)?;
+        return Ok(false);
+    };
     connection.call_done(&Request::Shutdown { destroy }, &[])?;
     connection.wait_closed(LEAVE)?;
+    limits::release_unused(dir)?;
     Ok(true)
 }
 

@@ -10,6 +10,7 @@ use vesselrt_runtime::shim::client::SOCKET;
 use vesselrt_runtime::shim::protocol::{Driver, ShimConfig, VERSION};
 
 use super::ManagerInner;
+use super::limits::{self, Entrance};
 use super::open::{generation_name, write_state};
 use crate::error::{Error, ErrorKind, Result};
 use crate::state::VesselState;
@@ -31,6 +32,7 @@ pub(super) fn start(
         None => manager.config.overlay.candidates(),
     };
     renew_work_dir(manager, dir, state)?;
+    let entrance = limits::begin(manager, id, dir, &state.settings.limits)?;
     let listener = listen(dir)?;
     let dirs = ShimDirs {
         image_layers: manager.store.image_layers.as_fd(),
@@ -38,16 +40,19 @@ pub(super) fn start(
         vessel: dir,
         listener: listener.as_fd(),
         lock: lock.as_fd(),
+        groups: &entrance.fds,
     };
     let stack = manager.store.stack(state);
-    let started = first(&launcher, id, state, &stack, candidates, dirs);
+    let started = first(&launcher, id, state, &stack, candidates, (dirs, &entrance));
     let Ok((driver, ShimProcess { connection, child })) = started else {
         dirs::unlink(dir, SOCKET)?;
+        limits::release(dir)?;
         return Err(started.err().unwrap_or_else(|| Error::internal("a start neither failed nor succeeded")));
     };
     // The shim has it now; with it the lock ends.
     drop(lock);
-    let holder = Holder::started(connection, child)?;
+    let own = dir.try_clone_to_owned().map_err(|e| Error::io("failed to duplicate a descriptor", e))?;
+    let holder = Holder::started(connection, child, own)?;
     if state.driver != Some(driver) {
         state.driver = Some(driver);
         write_state(dir, state)?;
@@ -62,7 +67,7 @@ fn first(
     state: &VesselState,
     stack: &[String],
     candidates: &[Driver],
-    dirs: ShimDirs<'_>,
+    (dirs, entrance): (ShimDirs<'_>, &Entrance),
 ) -> Result<(Driver, ShimProcess)> {
     let mut refusal = None;
     for &driver in candidates {
@@ -71,6 +76,7 @@ fn first(
             mount: state.mount_spec(driver, stack.to_vec()),
             hostname: id.to_owned(),
             settings: state.settings.clone(),
+            groups: entrance.groups,
         };
         match launcher.shim(&config, dirs).map_err(Error::from) {
             Ok(process) => return Ok((driver, process)),

@@ -10,8 +10,8 @@ use vesselrt_runtime::layer;
 use vesselrt_runtime::worker::Job;
 use vesselrt_storage::StorageErrorKind;
 
-use super::ManagerInner;
 use super::open::{self, LOCK, OPS_LOCK, UNFINISHED};
+use super::{ManagerInner, limits};
 use crate::error::{Error, ErrorKind, Result};
 use crate::offload::blocking;
 use crate::state::{Pending, VesselState};
@@ -104,7 +104,13 @@ impl ManagerInner {
             let failed = |e| Error::storage(format!("failed to delete vessel {id} from the storage"), e);
             self.storage.delete_vessel(&id).await.map_err(failed)?;
             let (manager, name) = (Arc::clone(self), id.clone());
-            blocking(move || super::delete::discard(&manager, &name, manifest.as_deref())).await?;
+            blocking(move || {
+                if let Some(dir) = manager.store.vessel(&name)? {
+                    limits::release(dir.as_fd())?;
+                }
+                super::delete::discard(&manager, &name, manifest.as_deref())
+            })
+            .await?;
         }
         Ok(())
     }
@@ -131,8 +137,9 @@ impl ManagerInner {
         let orphans = self.discard_orphans().await;
         let archives = self.discard_archives().await;
         let unused = self.discard_unused_content().await;
+        let groups = self.release_groups().await;
         self.sweep().await?;
-        abandoned.and(orphans).and(archives).and(unused)
+        abandoned.and(orphans).and(archives).and(unused).and(groups)
     }
 
     /// Halves of downloads, and blobs that have no name any more. Not while something is pulled or committed; and a
@@ -207,6 +214,7 @@ impl ManagerInner {
         if !dirs::exists(dir.as_fd(), UNFINISHED)? {
             return Ok(false);
         }
+        limits::release(dir.as_fd())?;
         self.store.discard(self.store.vessels.as_fd(), id)?;
         Ok(true)
     }

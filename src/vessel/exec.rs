@@ -10,7 +10,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use vesselrt_runtime::shim::protocol::{ExecRequest, ExitStatus};
+use vesselrt_runtime::settings::Limits;
+use vesselrt_runtime::shim::protocol::{Confinement, ExecRequest, ExitStatus, LimitMet};
 
 use super::paths;
 use crate::error::{Error, Result};
@@ -51,6 +52,7 @@ pub struct ExecOptions {
     pub(crate) stdout: Output,
     pub(crate) stderr: Output,
     pub(crate) timeout: Option<Duration>,
+    pub(crate) limits: Limits,
 }
 
 impl ExecOptions {
@@ -67,6 +69,7 @@ impl ExecOptions {
             stdout: Output::Null,
             stderr: Output::Null,
             timeout: None,
+            limits: Limits::new(),
         }
     }
 
@@ -166,6 +169,15 @@ impl ExecOptions {
         self
     }
 
+    /// Limits of this command alone, besides those of the vessel: the tighter one counts. What is written
+    /// ([`Limits::disk`]) can be limited for a vessel only; a [`Limits::timeout`] is taken as [`Self::timeout`].
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.timeout = limits.timeout_ms.map(Duration::from_millis).or(self.timeout);
+        self.limits = limits;
+        self
+    }
+
     /// Whether the command has a terminal.
     pub(crate) fn has_terminal(&self) -> bool {
         self.terminal.is_some()
@@ -187,6 +199,7 @@ impl ExecOptions {
             user: self.user.clone().unwrap_or_else(|| image.user.clone()),
             terminal: self.terminal,
             ephemeral: !self.persist,
+            confinement: Confinement::default(),
         })
     }
 }
@@ -215,6 +228,11 @@ pub struct ExecResult {
     pub signal: Option<i32>,
     /// It took longer than [`ExecOptions::timeout`] and was killed.
     pub timed_out: bool,
+    /// While it ran, it or another process of its group was killed because the [memory](Limits::memory) was used up; and it
+    /// did not end with 0.
+    pub oom_killed: bool,
+    /// It was killed because the writable layer takes more than it may ([`Limits::disk`]).
+    pub disk_full: bool,
 }
 
 impl ExecResult {
@@ -229,17 +247,25 @@ impl ExecResult {
             exit_code: TIMEOUT_EXIT_CODE,
             signal: Some(rustix::process::Signal::KILL.as_raw()),
             timed_out: true,
+            oom_killed: false,
+            disk_full: false,
         }
     }
 }
 
 impl From<ExitStatus> for ExecResult {
     fn from(status: ExitStatus) -> Self {
-        match status {
-            ExitStatus::Code(exit_code) => Self { exit_code, signal: None, timed_out: false },
-            ExitStatus::Signal(n) => {
-                Self { exit_code: n.saturating_add(128), signal: Some(n), timed_out: false }
-            }
+        let (exit_code, signal, limit) = match status {
+            ExitStatus::Code(code) => (code, None, None),
+            ExitStatus::Signal(n) => (n.saturating_add(128), Some(n), None),
+            ExitStatus::OverLimit { limit, code, signal } => (code, signal, Some(limit)),
+        };
+        Self {
+            exit_code,
+            signal,
+            timed_out: false,
+            oom_killed: limit == Some(LimitMet::Memory),
+            disk_full: limit == Some(LimitMet::Disk),
         }
     }
 }

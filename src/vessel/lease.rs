@@ -36,9 +36,9 @@ impl Holder {
         Self { connection, ours: None }
     }
 
-    /// Holds a shim that this process started.
-    pub(crate) fn started(connection: Connection, child: Child) -> Result<Self> {
-        Ok(Self { connection, ours: Some(Reaper::new(child)?) })
+    /// Holds a shim that this process started for the vessel with the directory `dir`.
+    pub(crate) fn started(connection: Connection, child: Child, dir: OwnedFd) -> Result<Self> {
+        Ok(Self { connection, ours: Some(Reaper::new(child, dir)?) })
     }
 
     fn is_alive(&self) -> bool {
@@ -54,7 +54,7 @@ struct Reaper {
 
 impl Reaper {
     /// A thread and not a task: the shim may outlive the async runtime.
-    fn new(mut child: Child) -> Result<Self> {
+    fn new(mut child: Child, dir: OwnedFd) -> Result<Self> {
         let (tell, gone) = watch::channel(false);
         std::thread::Builder::new()
             .name("vesselrt-reaper".into())
@@ -62,6 +62,8 @@ impl Reaper {
             .spawn(move || {
                 // It fails only if somebody else has reaped it.
                 let _ = child.wait();
+                // What cannot be removed now is by whoever opens the vessel next.
+                let _ = crate::manager::limits::release_unused(dir.as_fd());
                 tell.send_replace(true);
             })
             .map_err(|e| Error::io("failed to start a thread", e))?;
@@ -328,7 +330,8 @@ mod tests {
     async fn children_are_reaped() {
         let child = Command::new("true").spawn().unwrap();
         let pid = child.id();
-        Reaper::new(child).unwrap().gone().await;
+        let dir = crate::store::dirs::open_path(std::path::Path::new("/")).unwrap();
+        Reaper::new(child, dir).unwrap().gone().await;
         assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
     }
 }

@@ -16,6 +16,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use vesselrt_runtime::settings::Limits;
 use vesselrt_runtime::shim::client::{CallError, Connection};
 use vesselrt_runtime::shim::protocol::{ExecRequest, ExitStatus, Reply, Request};
 
@@ -23,6 +24,7 @@ use super::exec::{ExecOptions, ExecResult, Input, Output};
 use super::terminal::Terminal;
 use super::{VesselInner, pump};
 use crate::error::{Error, Result};
+use crate::manager::limits::command::{self, CommandGroup};
 use crate::offload::blocking;
 
 /// How long a command that was killed may take to be gone.
@@ -52,6 +54,8 @@ pub struct Running {
     result: Option<ExecResult>,
     copies: Copies,
     signalled: AtomicBool,
+    /// Removed when the command has ended.
+    _group: Option<CommandGroup>,
 }
 
 impl Running {
@@ -273,36 +277,61 @@ pub(super) async fn exec(vessel: &Arc<VesselInner>, mut options: ExecOptions) ->
         }
         return spawn(vessel, options).await?.wait().await;
     }
-    let (request, deadline) = prepare(vessel, &options)?;
+    let limits = options.limits.clone();
+    let prepared = Prepared::new(vessel, &options)?.confined(vessel, limits).await?;
+    let Prepared { request, deadline, fds, group } = prepared;
     let mut copies = Copies::default();
-    let streams = streams(&mut copies, options)?;
+    let mut streams = streams(&mut copies, options)?;
+    streams.extend(fds);
     // One message each way.
     let connection = send(vessel, Request::Run(request), streams).await?;
-    running(vessel, connection, None, deadline, copies).wait().await
+    running(vessel, connection, None, deadline, copies, group).wait().await
 }
 
 pub(super) async fn spawn(vessel: &Arc<VesselInner>, options: ExecOptions) -> Result<Running> {
-    let (request, deadline) = prepare(vessel, &options)?;
+    let limits = options.limits.clone();
+    let prepared = Prepared::new(vessel, &options)?.confined(vessel, limits).await?;
+    let Prepared { request, deadline, fds, group } = prepared;
     let mut copies = Copies::default();
     if !options.has_terminal() {
-        let streams = streams(&mut copies, options)?;
+        let mut streams = streams(&mut copies, options)?;
+        streams.extend(fds);
         let (connection, _) = start(vessel, request, streams).await?;
-        return Ok(running(vessel, connection, None, deadline, copies));
+        return Ok(running(vessel, connection, None, deadline, copies, group));
     }
     if matches!(options.stdin, Input::Fd(_)) || matches!(options.stdout, Output::Fd(_)) {
         return Err(Error::invalid("a command with a terminal takes no descriptors of others"));
     }
-    let (connection, mut fds) = start(vessel, request, Vec::new()).await?;
+    let (connection, mut fds) = start(vessel, request, fds).await?;
     let outer = fds.pop().ok_or(CallError::Unexpected("no terminal"))?;
     copies.terminal(&outer, options.stdin, options.stdout)?;
-    Ok(running(vessel, connection, Some(outer), deadline, copies))
+    Ok(running(vessel, connection, Some(outer), deadline, copies, group))
 }
 
-/// The request, and when its time is up.
-fn prepare(vessel: &VesselInner, options: &ExecOptions) -> Result<(Box<ExecRequest>, Option<Instant>)> {
-    // One that cannot be expressed is none.
-    let deadline = options.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-    Ok((Box::new(options.request(&vessel.work_dir(), &vessel.image)?), deadline))
+/// A command that is about to be sent.
+struct Prepared {
+    request: Box<ExecRequest>,
+    /// When its time is up.
+    deadline: Option<Instant>,
+    /// What goes along after the streams.
+    fds: Vec<OwnedFd>,
+    group: Option<CommandGroup>,
+}
+
+impl Prepared {
+    fn new(vessel: &VesselInner, options: &ExecOptions) -> Result<Self> {
+        let timeout = options.timeout.or_else(|| vessel.timeout());
+        // One that cannot be expressed is none.
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let request = Box::new(options.request(&vessel.work_dir(), &vessel.image)?);
+        Ok(Self { request, deadline, fds: Vec::new(), group: None })
+    }
+
+    /// With limits of its own.
+    async fn confined(mut self, vessel: &Arc<VesselInner>, limits: Limits) -> Result<Self> {
+        (self.fds, self.group) = confine(vessel, limits, &mut self.request).await?;
+        Ok(self)
+    }
 }
 
 /// The descriptors of the command's streams; none where all three are nothing.
@@ -320,6 +349,7 @@ fn running(
     terminal: Option<OwnedFd>,
     deadline: Option<Instant>,
     copies: Copies,
+    group: Option<CommandGroup>,
 ) -> Running {
     Running {
         vessel: Arc::clone(vessel),
@@ -329,7 +359,27 @@ fn running(
         result: None,
         copies,
         signalled: AtomicBool::new(false),
+        _group: group,
     }
+}
+
+/// Makes what limits of its own need, and says what goes along after the streams.
+async fn confine(
+    vessel: &Arc<VesselInner>,
+    limits: Limits,
+    request: &mut ExecRequest,
+) -> Result<(Vec<OwnedFd>, Option<CommandGroup>)> {
+    if limits == Limits::default() {
+        return Ok((Vec::new(), None));
+    }
+    // Its group is below that of the vessel, which has one only while it runs.
+    let connection = vessel.connect().await?;
+    vessel.lease.give_back(connection);
+    let own = Arc::clone(vessel);
+    let confined =
+        blocking(move || command::confine(&own.manager, &own.id, own.lease.dir().as_fd(), &limits)).await?;
+    request.confinement = confined.confinement;
+    Ok((confined.fds, confined.group))
 }
 
 /// Sends the request and waits until the command runs. A caller that is gone by then drops the connection, which kills it.

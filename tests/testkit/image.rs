@@ -150,7 +150,7 @@ pub(crate) fn tools_tar(tools: &[&str]) -> Vec<u8> {
 }
 
 /// The absolute paths in what ldd(1) says.
-fn libraries_of(program: &Path) -> Vec<PathBuf> {
+pub(crate) fn libraries_of(program: &Path) -> Vec<PathBuf> {
     let ldd = Command::new("ldd").arg(program).output().unwrap();
     let text = String::from_utf8(ldd.stdout).unwrap();
     text.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from).collect()

@@ -28,6 +28,8 @@ pub(super) struct Cgroups {
     pub(super) controllers: Vec<String>,
     /// This user may make groups below it and move processes there.
     pub(super) delegated: bool,
+    /// This user may make groups in the hierarchies of v1.
+    pub(super) legacy: bool,
 }
 
 pub(super) fn read() -> Cgroups {
@@ -43,7 +45,8 @@ pub(super) fn read() -> Cgroups {
     };
     let own = read_trimmed("/proc/self/cgroup").and_then(|text| unified_path(&text));
     let Some(own) = own.filter(|_| mode == Mode::Unified) else {
-        return Cgroups { mode, controllers: Vec::new(), delegated: false };
+        let legacy = mode != Mode::Unified && crate::cgroup::can_limit_by_v1();
+        return Cgroups { mode, controllers: Vec::new(), delegated: false, legacy };
     };
     let writable = |name: &str| {
         rustix::fs::accessat(rustix::fs::CWD, own.join(name), Access::WRITE_OK, rustix::fs::AtFlags::EACCESS)
@@ -54,6 +57,7 @@ pub(super) fn read() -> Cgroups {
         mode,
         controllers: controllers.split_whitespace().map(str::to_owned).collect(),
         delegated: writable("") && writable("cgroup.procs") && writable("cgroup.subtree_control"),
+        legacy: false,
     }
 }
 
@@ -75,6 +79,8 @@ pub(super) fn check(cgroups: &Cgroups) -> Verdict {
         .collect();
     match cgroups.mode {
         Mode::None => Verdict::warn("none: limits cannot be set", UNIFIED),
+        Mode::Legacy if cgroups.legacy => Verdict::ok("v1: cpus, memory and pids can be limited"),
+        Mode::Hybrid if cgroups.legacy => Verdict::ok("hybrid: cpus, memory and pids can be limited, by v1"),
         Mode::Legacy => Verdict::warn("v1: limits cannot be set without root", UNIFIED),
         Mode::Hybrid => Verdict::warn("hybrid (v1 and v2): limits cannot be set without root", UNIFIED),
         Mode::Unified if !cgroups.delegated => {
@@ -100,8 +106,12 @@ mod tests {
     fn hierarchies_by_mode_and_delegation() {
         let case = |mode, controllers: &str, delegated| {
             let controllers = controllers.split_whitespace().map(str::to_owned).collect();
-            check(&Cgroups { mode, controllers, delegated })
+            check(&Cgroups { mode, controllers, delegated, legacy: false })
         };
+        for mode in [Mode::Hybrid, Mode::Legacy] {
+            let root = Cgroups { mode, controllers: Vec::new(), delegated: false, legacy: true };
+            assert_eq!(check(&root).status, Good, "{mode:?}");
+        }
         assert_eq!(case(Mode::Unified, "cpu io memory pids", true).status, Good);
         let partly = case(Mode::Unified, "memory pids", true);
         assert!(partly.status == Warn && partly.found.ends_with("without cpu"));

@@ -20,6 +20,7 @@ type Id = (u64, u64);
 #[derive(Debug, Default)]
 pub struct Measure {
     seen: HashSet<Id>,
+    inodes: u64,
 }
 
 /// A directory on the way down.
@@ -31,6 +32,12 @@ struct Level {
 }
 
 impl Measure {
+    /// How many files and directories were counted so far.
+    #[must_use]
+    pub fn inodes(&self) -> u64 {
+        self.inodes
+    }
+
     /// The bytes on disk of `name` in `parent` with everything below, by blocks and not by length. Links are not followed,
     /// other file systems not entered. What disappears meanwhile takes nothing; nor does what is not there.
     ///
@@ -100,6 +107,7 @@ impl Measure {
         if !directory && stat.st_nlink > 1 && !self.seen.insert((stat.st_dev, stat.st_ino)) {
             return 0;
         }
+        self.inodes += 1;
         u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(BLOCK)
     }
 }

@@ -144,5 +144,6 @@ pub(super) fn resolve(
         groups: who.groups,
         terminal: request.terminal,
         single: ground.ids <= 1,
+        confinement: request.confinement.clone(),
     })
 }

@@ -34,7 +34,7 @@ use rustix::event::{PollFd, PollFlags};
 use seccompiler::BpfProgram;
 use serde::{Deserialize, Serialize};
 
-use super::protocol::{ExitStatus, Fault};
+use super::protocol::{Confinement, ExitStatus, Fault};
 use super::wire;
 use crate::sys;
 
@@ -51,6 +51,8 @@ pub(super) struct Start {
     pub(super) terminal: Option<(u16, u16)>,
     /// Only one id is mapped: setgroups(2) is denied.
     pub(super) single: bool,
+    /// Limits of its own. Its groups come after the streams.
+    pub(super) confinement: Confinement,
 }
 
 /// What the shim says to the hull: make a berth. Descriptors with it: the sockets of its init and of its command, and the mount

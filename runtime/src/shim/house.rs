@@ -179,7 +179,10 @@ impl Site {
             | MountAttrFlags::MOUNT_ATTR_NOEXEC;
         let sys = file_system("sysfs", &[], flags).map_err(at("mount sysfs"))?;
         attach(&sys, &self.path("sys")).map_err(at("attach /sys"))?;
-        let cgroup = file_system("cgroup2", &[], flags).map_err(at("mount cgroup2"))?;
+        // Read-only: where our group is delegated to this user, libcontainer would make groups in it, beside processes,
+        // which the kernel refuses in the end. Read-only it goes on without, as where it may not.
+        let cgroup = file_system("cgroup2", &[], flags | MountAttrFlags::MOUNT_ATTR_RDONLY)
+            .map_err(at("mount cgroup2"))?;
         attach(&cgroup, &self.path("sys/fs/cgroup")).map_err(at("attach /sys/fs/cgroup"))
     }
 

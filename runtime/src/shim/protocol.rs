@@ -9,7 +9,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::settings::Settings;
+use crate::settings::{Limits, Settings};
 
 /// Version of the protocol; a client refuses a shim of another one.
 pub const VERSION: u32 = 4;
@@ -40,7 +40,8 @@ pub struct MountSpec {
 
 /// The first frame a shim reads, on its standard input.
 ///
-/// Descriptors with it, in order: `images/layers`, `layers`, the vessel's directory, the listening socket, the lock.
+/// Descriptors with it, in order: `images/layers`, `layers`, the vessel's directory, the listening socket, the lock; then
+/// those of its control group as with [`Request::Limit`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ShimConfig {
     /// Must be [`VERSION`].
@@ -51,6 +52,25 @@ pub struct ShimConfig {
     pub hostname: String,
     /// What its commands may use of the host.
     pub settings: Settings,
+    /// How many `cgroup.procs` come with it.
+    pub groups: u32,
+}
+
+/// What a command gets besides the limits of its vessel.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confinement {
+    /// How many `cgroup.procs` come after the standard streams: the command joins those groups.
+    pub groups: u32,
+    /// After those comes the file that counts processes killed for want of memory.
+    pub counter: bool,
+    /// `RLIMIT_NOFILE`.
+    pub nofile: Option<u64>,
+    /// `RLIMIT_AS`, in bytes, where there is no control group.
+    pub address_space: Option<u64>,
+    /// `RLIMIT_NPROC`, where there is no control group.
+    pub processes: Option<u64>,
+    /// So many processors to run on, where there is no control group.
+    pub processors: Option<u32>,
 }
 
 /// Who runs a command: names or numbers as in the `User` field of an image configuration, resolved inside the vessel.
@@ -71,6 +91,8 @@ pub struct ExecRequest {
     pub terminal: Option<(u16, u16)>,
     /// Throw away what the command writes.
     pub ephemeral: bool,
+    /// What it gets besides the limits of the vessel.
+    pub confinement: Confinement,
 }
 
 /// A request. Paths are bytes, resolved under the root of the vessel.
@@ -191,6 +213,15 @@ pub enum Request {
     /// [`Request::Exec`] of a client that does not ask whether the command runs yet: only [`Reply::Exited`] comes. Without
     /// descriptors all three streams are `/dev/null`.
     Run(Box<ExecRequest>),
+    /// Other limits from now on. With it may come the group of the vessel: so many `cgroup.procs`, and the file that
+    /// counts processes killed for want of memory, if it has one; without, it stays in the group that it is in.
+    /// Reply: [`Reply::Done`].
+    Limit {
+        /// The limits.
+        limits: Box<Limits>,
+        /// How many `cgroup.procs` come with it.
+        groups: u32,
+    },
 }
 
 /// A reply.
@@ -243,6 +274,24 @@ pub enum ExitStatus {
     Code(i32),
     /// By this signal.
     Signal(i32),
+    /// After it, or the vessel, had met a limit.
+    OverLimit {
+        /// Which one.
+        limit: LimitMet,
+        /// The exit code as a shell tells it: 128 + n after signal n.
+        code: i32,
+        /// The signal.
+        signal: Option<i32>,
+    },
+}
+
+/// A limit that ends commands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LimitMet {
+    /// A process of it was killed for want of memory.
+    Memory,
+    /// The writable layer takes more than it may.
+    Disk,
 }
 
 /// Facts about a written snapshot archive.

@@ -28,6 +28,7 @@ use rustix::event::{PollFd, PollFlags};
 use super::commands::{Command, Ground};
 use super::house;
 use super::jobs::Job;
+use super::limits::Limiter;
 use super::mounted::{Dirs, Mounted};
 use super::protocol::{Fault, FaultKind, Reply, Request};
 use super::wire;
@@ -78,6 +79,7 @@ struct Server {
     listener: UnixListener,
     dirs: Dirs,
     ground: Ground,
+    limiter: Limiter,
     /// `None` only while layers are exchanged, or after that failed.
     mounted: Option<Mounted>,
     /// What was mounted before it was taken away for an exchange.
@@ -119,6 +121,7 @@ enum Ready {
     JobEnded(u64),
     HullEnded,
     ScratchLeft(u64),
+    DiskFull,
 }
 
 impl Server {
@@ -194,6 +197,10 @@ impl Server {
             what.push(Ready::Ended(*id));
             fds.push(PollFd::new(&command.pidfd, PollFlags::IN));
         }
+        if let Some(watch) = self.limiter.disk_watch() {
+            what.push(Ready::DiskFull);
+            fds.push(PollFd::new(watch, PollFlags::IN));
+        }
         for (id, job) in &self.jobs {
             what.push(Ready::JobEnded(*id));
             fds.push(PollFd::new(&job.pidfd, PollFlags::IN));
@@ -235,6 +242,7 @@ impl Server {
             Ready::JobEnded(id) => self.job_ended(id),
             Ready::HullEnded => self.hull_ended(),
             Ready::ScratchLeft(id) => self.scratch_left(id),
+            Ready::DiskFull => self.limiter.disk_full(&self.commands),
         }
     }
 

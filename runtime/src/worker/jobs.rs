@@ -64,6 +64,12 @@ pub(super) fn run(job: Job, fds: Vec<OwnedFd>, socket: &UnixStream) -> Result<Jo
             pack_layer(exactly(fds)?, format, compression, &Teller::new(socket))
         }
         Job::MeasureTrees { trees } => measure(&fds, &trees),
+        Job::CountTree => {
+            let [tree] = exactly(fds)?;
+            let mut measure = layer::Measure::default();
+            let bytes = measure.tree(tree.as_fd(), b".").map_err(|e| Fault::io("measure a directory", &e))?;
+            Ok(JobDone::Counted { bytes, inodes: measure.inodes() })
+        }
         Job::Look { format, paths } => look(exactly(fds)?, format, &paths),
         Job::CopyFile { path } => copy_file(exactly(fds)?, &path),
         Job::CompareLayer { name } => compare_layer(exactly(fds)?, &name),

@@ -9,7 +9,7 @@ use super::interrupts::Interrupts;
 use super::streams::Trouble;
 use super::terminal::{self, Raw, Resizes};
 use super::{Prepared, streams};
-use crate::cli::{Failure, Outcome};
+use crate::cli::{Context, Failure, Outcome};
 
 /// How it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +21,19 @@ pub(crate) enum Ended {
 }
 
 impl Ended {
+    /// Says what the exit code does not.
+    pub(crate) fn tell(self, context: &Context) {
+        let Self::Command(result) = self else { return };
+        if result.oom_killed {
+            context.warn(
+                "the memory that the command may use was used up, and a process of it was killed (--memory)",
+            );
+        }
+        if result.disk_full {
+            context.warn("the command was killed: the vessel takes more on disk than it may (--disk)");
+        }
+    }
+
     /// The exit code that tells it.
     pub(crate) fn exit_code(self) -> ExitCode {
         let code = match self {

@@ -1,6 +1,8 @@
 //! The command itself: forked and stripped of what it must not have before it is known; then told, and executed.
 #![forbid(unsafe_code)]
 
+mod confine;
+
 use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -26,6 +28,7 @@ use crate::{files, spec, sys};
 enum Step {
     Streams,
     Terminal,
+    Limits,
     Identity,
     Directory,
     Execute,
@@ -39,8 +42,9 @@ pub(super) fn serve(shim: &UnixStream, seccomp: &BpfProgram) -> io::Result<()> {
     }
     // The shim takes its process id from the credentials of this message.
     wire::send(shim, &FromCommand::Ready, &[])?;
-    let Some((start, streams)) = wire::recv::<Start>(shim)? else { return Ok(()) };
-    let fault = match become_command(shim, &start, &streams) {
+    let Some((start, mut streams)) = wire::recv::<Start>(shim)? else { return Ok(()) };
+    let groups = confine::groups(&start.confinement, &mut streams);
+    let fault = match become_command(shim, &start, &streams, &groups) {
         Ok(never) => match never {},
         Err(fault) => fault,
     };
@@ -65,8 +69,10 @@ fn become_command(
     shim: &UnixStream,
     start: &Start,
     streams: &[OwnedFd],
+    groups: &[OwnedFd],
 ) -> Result<std::convert::Infallible, Fault> {
     let at = |step: Step| move |error: io::Error| explain(start, step, &error);
+    confine::confine(&start.confinement, groups).map_err(at(Step::Limits))?;
     match (start.terminal, streams) {
         (Some((rows, columns)), _) => {
             let (outer, inner) =
@@ -162,7 +168,12 @@ fn execute(start: &Start) -> io::Error {
         return io::ErrorKind::InvalidInput.into();
     };
     let mut denied = None;
-    for program in candidates(start) {
+    let candidates = candidates(start);
+    // Last: it holds for what this process still does, too.
+    if let Err(error) = confine::limit_address_space(&start.confinement) {
+        return error;
+    }
+    for program in candidates {
         let Ok(program) = CString::new(program) else { return io::ErrorKind::InvalidInput.into() };
         match nix::unistd::execve(&program, &argv, &env) {
             Ok(never) => match never {},
@@ -195,6 +206,7 @@ fn explain(start: &Start, step: Step, error: &io::Error) -> Fault {
     let doing = match step {
         Step::Streams => "connect the standard streams".to_owned(),
         Step::Terminal => "take the terminal".to_owned(),
+        Step::Limits => "set its limits".to_owned(),
         Step::Identity => format!("become user {}:{}", start.uid, start.gid),
         Step::Directory => format!("enter {:?}", start.cwd.escape_ascii().to_string()),
         Step::Execute => {
@@ -211,6 +223,7 @@ fn explain(start: &Start, step: Step, error: &io::Error) -> Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shim::protocol::Confinement;
 
     fn with(argv0: &str, env: &[&str]) -> Start {
         Start {
@@ -222,6 +235,7 @@ mod tests {
             groups: vec![],
             terminal: None,
             single: false,
+            confinement: Confinement::default(),
         }
     }
 

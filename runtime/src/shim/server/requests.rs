@@ -60,8 +60,14 @@ impl Server {
                 done()
             }
             Request::Shutdown { destroy } => self.shutdown(destroy),
-            Request::Exec(request) => self.exec(id, &request, &fds, true),
-            Request::Run(request) => self.exec(id, &request, &fds, false),
+            Request::Exec(request) => self.exec(id, *request, fds, true),
+            Request::Run(request) => self.exec(id, *request, fds, false),
+            Request::Limit { limits, groups } => {
+                self.limiter.change(*limits, fds, groups)?;
+                self.limiter.adopt(&self.commands);
+                self.limiter.watch(&self.commands, &self.dirs)?;
+                done()
+            }
             Request::Signal(number) => self.signal(id, number),
             Request::CopyOut { path } => self.job(id, &Task::CopyOut { path }, fds),
             Request::CopyIn { path } => self.job(id, &Task::CopyIn { path }, fds),
@@ -222,6 +228,7 @@ fn reads_only(request: &Request) -> bool {
         | Request::Keep(_)
         | Request::Linger { .. }
         | Request::Signal(_)
+        | Request::Limit { .. }
         | Request::Stat { .. }
         | Request::ReadDir { .. }
         | Request::CopyOut { .. } => true,

@@ -68,21 +68,24 @@ impl Server {
     pub(super) fn exec(
         &mut self,
         id: u64,
-        request: &ExecRequest,
-        fds: &[OwnedFd],
+        mut request: ExecRequest,
+        mut fds: Vec<OwnedFd>,
         announce: bool,
     ) -> Handled {
+        let watched = self.limiter.prepare(&mut request.confinement, &mut fds)?;
         let mounted = self.mounted.as_ref().ok_or_else(not_mounted)?;
-        let start = commands::resolve(request, &mounted.root, &self.ground, &mut self.running.users)?;
+        let start = commands::resolve(&request, &mounted.root, &self.ground, &mut self.running.users)?;
         let number = self.number();
-        let launched = self.launch(number, &start, fds, request.ephemeral).or_else(|_| {
+        let launched = self.launch(number, &start, &fds, request.ephemeral).or_else(|_| {
             // Somebody may have killed the container.
             self.retire_hull();
-            self.launch(number, &start, fds, request.ephemeral)
+            self.launch(number, &start, &fds, request.ephemeral)
         });
         let mut command = launched.inspect_err(|_| self.settle())?;
         (command.client, command.announce) = (Some(id), announce || start.terminal.is_some());
         self.commands.insert(number, command);
+        self.limiter.begin(number, watched);
+        self.limiter.watch(&self.commands, &self.dirs)?;
         if let Some(client) = self.clients.get_mut(&id) {
             client.state = State::Running(number);
         }
@@ -184,6 +187,7 @@ impl Server {
         if !self.commands.is_empty() {
             return;
         }
+        self.limiter.rest();
         for hull in self.running.retired.drain(..) {
             hull.end(&self.dirs);
         }
@@ -297,9 +301,10 @@ impl Server {
         if command.persists() {
             self.running.written();
         }
+        let last_word = self.limiter.judge(id, last_word(&command));
         if let Some(client) = command.client {
             self.idle(client);
-            self.reply(client, &last_word(&command), &[]);
+            self.reply(client, &last_word, &[]);
         }
         if let Some(scratch) = command.scratch {
             self.running.leaving.push((id, command.pidfd, scratch));

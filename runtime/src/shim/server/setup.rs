@@ -12,15 +12,20 @@ use rustix::process::{Resource, Rlimit};
 use super::Server;
 use crate::shim::commands::Ground;
 use crate::shim::house::{self, HouseError, Site};
+use crate::shim::limits::Limiter;
 use crate::shim::loopback;
 use crate::shim::mounted::{self, Dirs, Mounted};
 use crate::shim::protocol::{Driver, Fault, FaultKind, ShimConfig, VERSION};
 use crate::shim::wire;
 use crate::spec;
 
+/// Descriptors before those of the control group.
+const STORE_AND_SOCKET: usize = 5;
+
 /// Reads the configuration and builds everything.
 pub(super) fn server(socket: &UnixStream, mounts: Vec<OwnedFd>) -> Result<Server, Fault> {
-    let (config, fds) = configuration(socket)?;
+    let (config, mut fds) = configuration(socket)?;
+    let groups = fds.split_off(fds.len().min(STORE_AND_SOCKET));
     let [image_layers, sealed_layers, vessel, listener, lock] = <[OwnedFd; 5]>::try_from(fds)
         .map_err(|_| Fault::new(FaultKind::InvalidArgument, "a shim needs five descriptors"))?;
     raise_descriptor_limit();
@@ -32,9 +37,11 @@ pub(super) fn server(socket: &UnixStream, mounts: Vec<OwnedFd>) -> Result<Server
         site.attach_store(mounts, &[image_layers, sealed_layers, vessel]).map_err(|e| house_fault(&e))?;
     mounted::sweep(&dirs);
     let mounted = mount(config.mount, &dirs, site)?;
+    let limiter = Limiter::new(config.settings.limits, groups, config.groups)?;
     Ok(Server {
         listener: UnixListener::from(listener),
         ground: ground(config.hostname)?,
+        limiter,
         dirs,
         mounted: Some(mounted),
         detached: None,
