@@ -12,6 +12,7 @@ mod import;
 mod layers;
 pub(crate) mod open;
 mod parts;
+mod processes;
 pub(crate) mod prune;
 pub(crate) mod pull;
 pub(crate) mod push;
@@ -217,7 +218,8 @@ impl Manager {
         open::status(&self.inner, id).await
     }
 
-    /// Stops a vessel, whoever has it open: its commands are killed, its shim leaves. False when it did not run.
+    /// Stops a vessel, whoever has it open: its detached processes get SIGTERM and two seconds, its commands are killed, its
+    /// shim leaves. False when it did not run.
     ///
     /// # Errors
     /// [`NotFound`](crate::ErrorKind::NotFound) "vessel not found: …"; [`Unavailable`](crate::ErrorKind::Unavailable)

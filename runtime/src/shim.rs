@@ -10,6 +10,7 @@ pub(crate) mod fault;
 mod freeze;
 mod house;
 pub(crate) mod jobs;
+mod logger;
 mod loopback;
 mod mounted;
 pub mod protocol;

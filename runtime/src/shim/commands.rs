@@ -40,6 +40,8 @@ pub(super) struct Ground {
 pub(super) struct Command {
     /// Connection that asked for it, while it is there.
     pub(super) client: Option<u64>,
+    /// The detached process that it is.
+    pub(super) process: Option<u64>,
     /// Socket to its init; `None` when that has closed.
     pub(super) control: Option<UnixStream>,
     pub(super) pidfd: OwnedFd,
@@ -79,6 +81,7 @@ impl Command {
         let control = Some(control);
         Ok(Self {
             client: None,
+            process: None,
             control,
             pidfd,
             pid,

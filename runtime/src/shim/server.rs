@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod capture;
+mod detached;
 mod requests;
 mod setup;
 
@@ -85,6 +86,7 @@ struct Server {
     clients: BTreeMap<u64, Client>,
     commands: BTreeMap<u64, Command>,
     jobs: BTreeMap<u64, Job>,
+    processes: detached::Processes,
     deferred: VecDeque<(u64, Request, Vec<OwnedFd>)>,
     /// The client that made the vessel still.
     quiesced_by: Option<u64>,
@@ -114,6 +116,9 @@ enum Ready {
     Control(u64),
     Ended(u64),
     JobEnded(u64),
+    /// The log of a process is complete.
+    Logged(u64),
+    LoggerEnded(u64),
 }
 
 impl Server {
@@ -121,6 +126,7 @@ impl Server {
         while !self.done() {
             let Ok(ready) = self.wait(self.patience()) else { return };
             self.end_late_capture();
+            self.end_late_processes();
             for event in ready {
                 self.handle(event);
             }
@@ -135,16 +141,19 @@ impl Server {
             self.deserted = Some(Instant::now());
         }
         let unused = !self.keep && self.patience().is_some_and(|left| left.is_zero());
-        (self.leaving || unused) && self.commands.is_empty() && self.jobs.is_empty()
+        (self.leaving || unused) && !self.is_busy()
+    }
+
+    fn is_busy(&self) -> bool {
+        !self.commands.is_empty() || !self.jobs.is_empty() || !self.processes.is_empty()
     }
 
     /// How long it may take until somebody connects; without end while somebody is, or when it is kept.
     fn patience(&self) -> Option<Duration> {
         let since = self.deserted.filter(|_| !self.keep)?;
         // While something ends, its end is what is waited for.
-        let busy = !self.commands.is_empty() || !self.jobs.is_empty();
         let left = self.linger.saturating_sub(since.elapsed());
-        (!busy || !left.is_zero()).then_some(left)
+        (!self.is_busy() || !left.is_zero()).then_some(left)
     }
 
     fn leave(&mut self) {
@@ -183,6 +192,8 @@ impl Server {
             what.push(Ready::JobEnded(*id));
             fds.push(PollFd::new(&job.pidfd, PollFlags::IN));
         }
+        self.processes.watch(&mut what, &mut fds);
+        let patience = self.processes.patience().into_iter().chain(patience).min();
         // One that no clock can express is none.
         let timeout = patience.and_then(|left| rustix::time::Timespec::try_from(left).ok());
         // While commands stand still nobody leaves for want of company.
@@ -208,6 +219,8 @@ impl Server {
             Ready::Control(id) => self.hear_init(id),
             Ready::Ended(id) => self.command_ended(id),
             Ready::JobEnded(id) => self.job_ended(id),
+            Ready::Logged(process) => self.process_logged(process),
+            Ready::LoggerEnded(process) => self.logger_ended(process),
         }
     }
 
@@ -276,7 +289,9 @@ impl Server {
         match heard {
             Ok(Some((FromInit::Started, fds))) => {
                 command.started = true;
-                if let Some(client) = client {
+                if let Some(process) = command.process {
+                    self.process_started(process, fds);
+                } else if let Some(client) = client {
                     self.reply(client, &Reply::Started, &fds);
                 }
             }
@@ -304,6 +319,9 @@ impl Server {
         if let Some(client) = command.client {
             self.idle(client);
             self.reply(client, &last_word(&command), &[]);
+        }
+        if let Some(process) = command.process {
+            self.process_ended(process, last_word(&command));
         }
         command.bury(&self.dirs);
         if self.commands.is_empty() {
