@@ -38,6 +38,7 @@ mod forks;
 mod lifecycle;
 mod paths;
 mod persistence;
+mod processes;
 mod property;
 mod registry;
 mod save;
