@@ -234,7 +234,10 @@ impl Vessel {
     /// # Errors
     /// Those of [`Self::exec`]; [`InvalidArgument`](crate::ErrorKind::InvalidArgument) for options that name streams;
     /// [`LimitExceeded`](crate::ErrorKind::LimitExceeded) while 256 processes run.
-    pub async fn spawn_detached(&self, options: impl Into<process::SpawnOptions>) -> Result<process::Process> {
+    pub async fn spawn_detached(
+        &self,
+        options: impl Into<process::SpawnOptions>,
+    ) -> Result<process::Process> {
         process::spawn(&self.inner, options.into()).await
     }
 

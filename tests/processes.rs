@@ -80,7 +80,8 @@ async fn has_written(vessel: &Vessel, file: &str) {
 
 async fn a_process_outlives_whoever_started_it(store: &Store) {
     let (manager, vessel) = store.vessel().await;
-    let process = spawn(&vessel, "echo begun; while [ ! -e go ]; do usleep 20000; done; echo over; exit 7").await;
+    let process =
+        spawn(&vessel, "echo begun; while [ ! -e go ]; do usleep 20000; done; echo over; exit 7").await;
     assert_eq!(process.id(), "p1");
     vessel.close().await.unwrap();
     manager.close().await.unwrap();
@@ -216,7 +217,8 @@ async fn a_snapshot_is_made_while_one_runs_and_a_restore_is_refused(store: &Stor
 
 async fn an_ephemeral_one_leaves_nothing(store: &Store) {
     let (_manager, vessel) = store.vessel().await;
-    let process = vessel.spawn_detached(ExecOptions::new(["sh", "-c", "echo x > trace; cat trace"])).await.unwrap();
+    let process =
+        vessel.spawn_detached(ExecOptions::new(["sh", "-c", "echo x > trace; cat trace"])).await.unwrap();
     assert_eq!(all(&process).await.0, "x\n");
     assert!(!process.info().await.unwrap().persists);
     fails(vessel.stat("trace").await, &ErrorKind::NotFound);

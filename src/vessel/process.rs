@@ -127,8 +127,7 @@ impl From<End> for ProcessEnd {
 
 /// The time of so many microseconds since 1970.
 fn at(micros: u64) -> OffsetDateTime {
-    OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1000)
-        .unwrap_or(OffsetDateTime::UNIX_EPOCH)
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1000).unwrap_or(OffsetDateTime::UNIX_EPOCH)
 }
 
 impl Process {
@@ -316,7 +315,9 @@ pub(crate) async fn prune(dir: Arc<OwnedFd>) -> Result<Vec<String>> {
     let ended = list(Arc::clone(&dir)).await?.into_iter().filter(|process| process.end.is_some());
     let ended: Vec<String> = ended.map(|process| process.id).collect();
     blocking(move || {
-        if let Some(records) = Records::open(&*dir).map_err(|e| Error::io("failed to read the processes", e))? {
+        if let Some(records) =
+            Records::open(&*dir).map_err(|e| Error::io("failed to read the processes", e))?
+        {
             for number in ended.iter().filter_map(|id| records::number(id)) {
                 let failed = |e| Error::io(format!("failed to forget process p{number}"), e);
                 records.remove(number).map_err(failed)?;

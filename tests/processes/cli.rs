@@ -25,10 +25,14 @@ fn wait_for(what: &str, ready: impl Fn() -> bool) {
 fn a_process_goes_on_when_the_call_is_over() {
     let shell = Shell::new();
     let id = shell.vessel();
-    let process = shell.detach(&id, "echo out; echo err >&2; while [ ! -e go ]; do usleep 20000; done; exit 3");
+    let process =
+        shell.detach(&id, "echo out; echo err >&2; while [ ! -e go ]; do usleep 20000; done; exit 3");
     assert_eq!(process, "p1");
     let table = shell.call(["ps", &id]).succeeds().text();
-    assert!(table.starts_with("ID") && table.contains("running") && table.contains("sh -c echo out"), "{table}");
+    assert!(
+        table.starts_with("ID") && table.contains("running") && table.contains("sh -c echo out"),
+        "{table}"
+    );
     assert_eq!(shell.call(["ps", "-q", &id]).succeeds().text(), "p1\n");
     wait_for("both lines", || shell.call(["logs", &id, "p1"]).succeeds().complaint().contains("err"));
     let logs = shell.call(["logs", &id, "p1"]).succeeds();
@@ -85,7 +89,10 @@ fn json_has_offsets_to_go_on_at() {
     let started = call.in_json().succeeds().json();
     assert_eq!((&started["id"], started["argv"][0].as_str()), (&Value::from("p1"), Some("sh")));
     let ended = shell.call(["wait", &id, "p1"]).in_json().exits(4).json();
-    assert_eq!((&ended["exitCode"], &ended["status"], &ended["logEnd"]), (&4.into(), &"exited".into(), &3.into()));
+    assert_eq!(
+        (&ended["exitCode"], &ended["status"], &ended["logEnd"]),
+        (&4.into(), &"exited".into(), &3.into())
+    );
     let lines = |args: &[&str]| -> Vec<Value> {
         let text = shell.call(args).in_json().succeeds().text();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()

@@ -31,7 +31,8 @@ async fn what_was_logged_survives_the_death_of_the_shim(store: &Store) {
     let (manager, vessel) = store.vessel().await;
     let before = spawn(&vessel, "echo before; exit 3").await;
     ends(&before).await;
-    let process = spawn(&vessel, "i=0; while :; do echo line $i; i=$((i+1)); [ $i = 500 ] && touch up; done").await;
+    let process =
+        spawn(&vessel, "i=0; while :; do echo line $i; i=$((i+1)); [ $i = 500 ] && touch up; done").await;
     has_written(&vessel, "up").await;
     kill(shim_of(store, vessel.id()).unwrap());
     let end = ends(&process).await;
@@ -52,7 +53,8 @@ async fn what_was_logged_survives_the_death_of_the_shim(store: &Store) {
     let next = spawn(&vessel, "exec sleep 1000").await;
     assert_eq!(next.id(), "p3");
     let known = vessel.processes().await.unwrap();
-    let running: Vec<_> = known.iter().filter(|process| process.end.is_none()).map(|p| p.id.as_str()).collect();
+    let running: Vec<_> =
+        known.iter().filter(|process| process.end.is_none()).map(|p| p.id.as_str()).collect();
     assert_eq!(running, ["p3"]);
     assert_eq!(output(&process, LogOptions::new()).await.0, text.as_bytes());
     next.signal(15).await.unwrap();

@@ -39,7 +39,8 @@ fn a_full_disk_costs_the_log_some_bytes_and_the_process_nothing() {
     assert!(text.contains("attached 5\n") && text.contains("ended 5\n"), "{done:?}");
     let events: Vec<serde_json::Value> =
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-    let said = |what: &str| events.iter().any(|event| event["text"].as_str().is_some_and(|t| t.ends_with(what)));
+    let said =
+        |what: &str| events.iter().any(|event| event["text"].as_str().is_some_and(|t| t.ends_with(what)));
     assert!(said("before\n") && said("after\n"), "{events:?}");
     let gone: Vec<_> = events.iter().filter(|event| event["event"] == "gone").collect();
     assert!(!gone.is_empty(), "{events:?}");

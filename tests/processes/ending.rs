@@ -41,7 +41,8 @@ async fn exit_codes_and_signals_are_told_apart(store: &Store) {
 async fn a_timeout_kills_the_whole_tree_though_nobody_waits(store: &Store) {
     let (manager, vessel) = store.vessel().await;
     let mark = mark();
-    let text = format!("trap '' TERM; (setsid sleep {mark} &); echo up; touch up; while :; do sleep {mark}; done");
+    let text =
+        format!("trap '' TERM; (setsid sleep {mark} &); echo up; touch up; while :; do sleep {mark}; done");
     let options = script(&text).timeout(Duration::from_millis(1500));
     let start = Instant::now();
     let process = vessel.spawn_detached(options).await.unwrap();
@@ -74,7 +75,8 @@ async fn a_signal_reaches_a_process_until_it_has_ended(store: &Store) {
 
 async fn stopping_a_vessel_gives_its_processes_time(store: &Store) {
     let (manager, vessel) = store.vessel().await;
-    let polite = "trap 'sleep 0.3; echo saved; sync; exit 5' TERM; touch polite; while :; do usleep 20000; done";
+    let polite =
+        "trap 'sleep 0.3; echo saved; sync; exit 5' TERM; touch polite; while :; do usleep 20000; done";
     let polite = spawn(&vessel, polite).await;
     let stubborn = spawn(&vessel, "trap '' TERM; touch stubborn; while :; do usleep 20000; done").await;
     has_written(&vessel, "polite").await;
@@ -110,7 +112,8 @@ async fn a_wait_that_is_given_up_changes_nothing(store: &Store) {
         assert!(tokio::time::timeout(Duration::from_millis(60), events.next()).await.is_err());
     }
     let (first, second) = (process.clone(), process.clone());
-    let waiting = [tokio::spawn(async move { first.wait().await }), tokio::spawn(async move { second.wait().await })];
+    let waiting =
+        [tokio::spawn(async move { first.wait().await }), tokio::spawn(async move { second.wait().await })];
     vessel.write_file("go", "", 0o644).await.unwrap();
     for wait in waiting {
         let end = within(PATIENCE, "both", wait).await.unwrap().unwrap();

@@ -43,7 +43,8 @@ async fn an_input_stays_open_until_it_is_ended(store: &Store) {
 
 async fn nothing_is_read_unless_an_input_was_asked_for(store: &Store) {
     let (_manager, vessel) = store.vessel().await;
-    let process = spawn(&vessel, "wc -c; readlink /proc/self/fd/0; while [ ! -e go ]; do usleep 9999; done").await;
+    let process =
+        spawn(&vessel, "wc -c; readlink /proc/self/fd/0; while [ ! -e go ]; do usleep 9999; done").await;
     fails(process.input().await, &ErrorKind::InvalidArgument);
     vessel.write_file("go", "", 0o644).await.unwrap();
     assert_eq!(all(&process).await.0, "0\n/dev/null\n");

@@ -145,8 +145,7 @@ impl LogReader {
     fn open(&mut self, base: u64) -> io::Result<bool> {
         match open_segment(&self.dir, base, OFlags::RDONLY | OFlags::NONBLOCK) {
             Ok(fd) => {
-                self.segment =
-                    Some(Segment { base, file: fd.into(), at: 0, buffer: Vec::new(), seen: 0 });
+                self.segment = Some(Segment { base, file: fd.into(), at: 0, buffer: Vec::new(), seen: 0 });
                 Ok(true)
             }
             // Removed since it was listed: there are later ones.

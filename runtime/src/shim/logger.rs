@@ -58,10 +58,8 @@ impl Logger {
             .map_err(|e| Fault::io("fork the writer of a log", &e))?;
         let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())
             .map_err(|e| Fault::io("pidfd_open", &e.into()))?;
-        let fds: Vec<_> =
-            [records.dir(), dir].into_iter().chain(streams).map(AsFd::as_fd).collect();
-        wire::send(&control, &ToLogger::Begin { limit }, &fds)
-            .map_err(|e| Fault::io("begin a log", &e))?;
+        let fds: Vec<_> = [records.dir(), dir].into_iter().chain(streams).map(AsFd::as_fd).collect();
+        wire::send(&control, &ToLogger::Begin { limit }, &fds).map_err(|e| Fault::io("begin a log", &e))?;
         Ok(Self { pid, pidfd, control: Some(control) })
     }
 
@@ -136,8 +134,7 @@ fn listen(control: &UnixStream, sources: &mut Vec<Source>, log: &mut LogWriter) 
 fn drain(sources: &mut Vec<Source>, log: &mut LogWriter) -> io::Result<()> {
     let (mut buffer, until, mut taken) = (vec![0; BUFFER], Instant::now() + LINGER, 0);
     while !sources.is_empty() && Instant::now() < until && taken < MOST {
-        let mut fds: Vec<_> =
-            sources.iter().map(|source| PollFd::new(&source.fd, PollFlags::IN)).collect();
+        let mut fds: Vec<_> = sources.iter().map(|source| PollFd::new(&source.fd, PollFlags::IN)).collect();
         if poll(&mut fds, Some(IDLE))? == 0 {
             break;
         }

@@ -83,7 +83,8 @@ pub(super) fn show(event: &ProcessEvent, context: &Context) -> Outcome {
         ProcessEvent::Stdout { data, .. } => context.print_bytes(data),
         ProcessEvent::Stderr { data, .. } => context.print_error_bytes(data),
         ProcessEvent::Gone { from, to } => {
-            context.warn(&format!("{} bytes are missing here: the log has none from {from} to {to}", to - from));
+            context
+                .warn(&format!("{} bytes are missing here: the log has none from {from} to {to}", to - from));
             Ok(())
         }
         _ => Ok(()),

@@ -58,13 +58,13 @@ pub(crate) fn log_size(text: &str) -> Result<u64, String> {
 /// A text for the user.
 pub(crate) fn since(text: &str) -> Result<OffsetDateTime, String> {
     if let Ok(ago) = duration(text) {
-        let then = time::Duration::try_from(ago)
-            .ok()
-            .and_then(|ago| OffsetDateTime::now_utc().checked_sub(ago));
+        let then =
+            time::Duration::try_from(ago).ok().and_then(|ago| OffsetDateTime::now_utc().checked_sub(ago));
         return Ok(then.unwrap_or(OffsetDateTime::UNIX_EPOCH));
     }
-    OffsetDateTime::parse(text, &Rfc3339)
-        .map_err(|_| format!("{text:?} is neither a duration such as 10m nor a time such as 2026-01-31T12:00:00Z"))
+    OffsetDateTime::parse(text, &Rfc3339).map_err(|_| {
+        format!("{text:?} is neither a duration such as 10m nor a time such as 2026-01-31T12:00:00Z")
+    })
 }
 
 #[cfg(test)]
@@ -89,7 +89,8 @@ mod tests {
         for (text, bytes) in [("4096", 4096), ("4k", 4096), ("64M", 64 << 20), ("1g", 1 << 30)] {
             assert_eq!(log_size(text), Ok(bytes), "{text}");
         }
-        for text in ["", "k", "1", "4095", "3k", "-4k", "4kb", "1.5m", "99999999999999999999", "17179869184g"] {
+        for text in ["", "k", "1", "4095", "3k", "-4k", "4kb", "1.5m", "99999999999999999999", "17179869184g"]
+        {
             assert!(log_size(text).is_err(), "{text}");
         }
     }

@@ -55,7 +55,8 @@ impl SpawnOptions {
                 .with_remedy("read what it writes from its log, and write to it when it runs"));
         }
         if self.log_limit < MIN_LIMIT {
-            let message = format!("a log cannot be limited to {} bytes: {MIN_LIMIT} is the least", self.log_limit);
+            let message =
+                format!("a log cannot be limited to {} bytes: {MIN_LIMIT} is the least", self.log_limit);
             return Err(Error::invalid(message));
         }
         let millis = |time: &std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);

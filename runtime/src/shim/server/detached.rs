@@ -237,7 +237,8 @@ impl Server {
         let process = self.live(number)?;
         let input = process.input.as_ref().ok_or_else(|| {
             let message = format!("the input of process {} is closed", process::name(number));
-            Fault::new(FaultKind::InvalidArgument, message).with_remedy("start it with an input that stays open: -i")
+            Fault::new(FaultKind::InvalidArgument, message)
+                .with_remedy("start it with an input that stays open: -i")
         })?;
         let input = input.as_fd().try_clone_to_owned().map_err(|e| Fault::io("duplicate an input", &e))?;
         Ok((Reply::Input { terminal: process.terminal }, input))

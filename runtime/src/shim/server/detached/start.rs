@@ -69,7 +69,11 @@ fn meta(request: &SpawnRequest) -> Meta {
 
 impl Server {
     /// The client hears when the process has started, or that it has not.
-    pub(in crate::shim::server) fn spawn(&mut self, client: u64, request: &SpawnRequest) -> Result<(), Fault> {
+    pub(in crate::shim::server) fn spawn(
+        &mut self,
+        client: u64,
+        request: &SpawnRequest,
+    ) -> Result<(), Fault> {
         if self.leaving {
             return Err(Fault::new(FaultKind::Busy, "the vessel is being stopped"));
         }
