@@ -21,6 +21,7 @@
 //!     switching                   there while layers are exchanged under a running shim
 //!     shim.sock  state.json
 //!     gen-N/fs  gen-N/work        the writable layer
+//!     processes/                  detached processes: what they are, how they ended, their logs
 //!   data/                         the default Storage: manifests, snapshot and image archives
 //!   staging/                      what is being made; renamed to its place when it is whole
 //!   trash/                        what was deleted; removed by a worker

@@ -80,9 +80,10 @@ pub(super) async fn ps(args: &Ps, context: &Context) -> Outcome {
         return context.print_ids(&processes.into_iter().map(|process| process.id).collect::<Vec<_>>());
     }
     let now = OffsetDateTime::now_utc();
-    let mut table = Table::new(&["ID", "STATUS", "STARTED", "COMMAND"]);
+    let mut table = Table::new(&["ID", "STATUS", "AGE", "COMMAND"]);
     for process in &processes {
-        table.row([process.id.clone(), status(process), ago(process.started, now), command(process)]);
+        let age = ago(process.started, now).trim_end_matches(" ago").to_owned();
+        table.row([process.id.clone(), status(process), age, command(process)]);
     }
     context.print(&table.render())
 }

@@ -378,9 +378,18 @@ pub(super) async fn stop_all(manager: &Arc<ManagerInner>) -> Result<Vec<String>>
     let own = Arc::clone(manager);
     let mut ids = blocking(move || dirs::names(own.store.vessels.as_fd())).await?;
     ids.sort();
+    // At once: each of them may have processes that take their time to end.
+    let stopping: Vec<_> = ids
+        .into_iter()
+        .map(|id| {
+            let manager = Arc::clone(manager);
+            (id.clone(), tokio::spawn(async move { stop(&manager, &id).await }))
+        })
+        .collect();
     let (mut stopped, mut failure) = (Vec::new(), None);
-    for id in ids {
-        match stop(manager, &id).await {
+    for (id, stop) in stopping {
+        let ended = stop.await.map_err(|e| Error::internal("failed to stop a vessel").with_source(e));
+        match ended.and_then(|stopped| stopped) {
             Ok(true) => stopped.push(id),
             Ok(false) => {}
             Err(e) if e.kind() == ErrorKind::NotFound => {}

@@ -4,12 +4,13 @@
 use tokio::io::AsyncWriteExt;
 use vesselrt::{ErrorKind, LogOptions, ProcessEvent, SpawnOptions};
 
-use super::{all, code, next, script, spawn};
+use super::{all, code, ends, next, script, spawn};
 use crate::testkit::{PATIENCE, Store, fails, tests, within};
 
 tests!(
     an_input_stays_open_until_it_is_ended,
     nothing_is_read_unless_an_input_was_asked_for,
+    a_process_has_three_descriptors_and_outputs_that_are_pipes,
     a_process_that_does_not_read_blocks_its_writer_only,
 );
 
@@ -48,6 +49,20 @@ async fn nothing_is_read_unless_an_input_was_asked_for(store: &Store) {
     fails(process.input().await, &ErrorKind::InvalidArgument);
     vessel.write_file("go", "", 0o644).await.unwrap();
     assert_eq!(all(&process).await.0, "0\n/dev/null\n");
+    vessel.close().await.unwrap();
+}
+
+async fn a_process_has_three_descriptors_and_outputs_that_are_pipes(store: &Store) {
+    let (_manager, vessel) = store.vessel().await;
+    // Another one runs, whose descriptors the shim has.
+    let other = SpawnOptions::new(script("exec sleep 1000")).input(true);
+    let other = vessel.spawn_detached(other).await.unwrap();
+    let text = "cd /proc/self/fd; for fd in *; do readlink $fd | cut -d: -f1; done";
+    let options = SpawnOptions::new(script(text)).input(true);
+    let process = vessel.spawn_detached(options).await.unwrap();
+    assert_eq!(all(&process).await, ("pipe\npipe\npipe\n".into(), String::new()));
+    other.signal(9).await.unwrap();
+    ends(&other).await;
     vessel.close().await.unwrap();
 }
 

@@ -31,7 +31,8 @@ const MOST: usize = 2 << 20;
 #[derive(Debug, Serialize, Deserialize)]
 enum ToLogger {
     /// With the directory of all processes, that of this one, and its streams: the terminal, or output and error.
-    Begin { limit: u64 },
+    /// `synced`: the end is to survive a power cut.
+    Begin { limit: u64, synced: bool },
     /// The process has ended; all that it wrote can be read.
     Ended(End),
 }
@@ -49,6 +50,7 @@ impl Logger {
     /// Starts one for the process with the directory `dir`.
     pub(super) fn start(
         limit: u64,
+        synced: bool,
         records: &Records,
         dir: &OwnedFd,
         streams: &[OwnedFd],
@@ -59,7 +61,8 @@ impl Logger {
         let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())
             .map_err(|e| Fault::io("pidfd_open", &e.into()))?;
         let fds: Vec<_> = [records.dir(), dir].into_iter().chain(streams).map(AsFd::as_fd).collect();
-        wire::send(&control, &ToLogger::Begin { limit }, &fds).map_err(|e| Fault::io("begin a log", &e))?;
+        wire::send(&control, &ToLogger::Begin { limit, synced }, &fds)
+            .map_err(|e| Fault::io("begin a log", &e))?;
         Ok(Self { pid, pidfd, control: Some(control) })
     }
 
@@ -91,7 +94,7 @@ fn run(control: &UnixStream) -> io::Result<()> {
     let high = rustix::io::fcntl_dupfd_cloexec(control, 4)?;
     let control = UnixStream::from(sys::keep_only(high, 3)?);
     // Nothing came: the shim is gone.
-    let Some((ToLogger::Begin { limit }, fds)) = wire::recv(&control)? else { return Ok(()) };
+    let Some((ToLogger::Begin { limit, synced }, fds)) = wire::recv(&control)? else { return Ok(()) };
     let mut fds = fds.into_iter();
     let (Some(records), Some(dir)) = (fds.next(), fds.next()) else { return Ok(()) };
     let mut sources = Vec::new();
@@ -108,8 +111,11 @@ fn run(control: &UnixStream) -> io::Result<()> {
     End { log_end: Some(log.offset()), log_lost: log.lost(), ..end }.write(&dir)?;
     drop(control);
     // Nobody waits for these.
-    log.sync()?;
-    End::sync(&dir)
+    if synced {
+        log.sync()?;
+        End::sync(&dir)?;
+    }
+    Ok(())
 }
 
 /// Writes down what the process writes, until it has ended; `None` when the shim is gone.

@@ -131,7 +131,8 @@ impl Server {
     /// It runs; with a terminal, its other end is in `fds`.
     pub(in crate::shim::server) fn process_started(&mut self, number: u64, mut fds: Vec<OwnedFd>) {
         let Some(process) = self.processes.live.get_mut(&number) else { return };
-        let logged = process.log_it(fds.pop(), &self.dirs.vessel);
+        let synced = self.mounted.as_ref().is_none_or(|mounted| !mounted.spec.volatile);
+        let logged = process.log_it(fds.pop(), &self.dirs.vessel, synced);
         let asker = process.asker.take();
         match logged {
             Ok(()) => {
@@ -151,7 +152,7 @@ impl Server {
 }
 
 impl Process {
-    fn log_it(&mut self, terminal: Option<OwnedFd>, vessel: &OwnedFd) -> Result<(), Fault> {
+    fn log_it(&mut self, terminal: Option<OwnedFd>, vessel: &OwnedFd, synced: bool) -> Result<(), Fault> {
         let failed = |e| Fault::io("begin a log", &e);
         if let Some(terminal) = terminal.filter(|_| self.terminal) {
             self.input = Some(terminal.try_clone().map_err(failed)?);
@@ -159,7 +160,7 @@ impl Process {
         }
         let records = Records::open(vessel).map_err(failed)?;
         let records = records.ok_or_else(|| failed(std::io::ErrorKind::NotFound.into()))?;
-        self.log = Log::Running(Logger::start(self.log_limit, &records, &self.dir, &self.streams)?);
+        self.log = Log::Running(Logger::start(self.log_limit, synced, &records, &self.dir, &self.streams)?);
         self.streams.clear();
         Ok(())
     }
