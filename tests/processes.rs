@@ -17,10 +17,13 @@ use vesselrt::{
     SpawnOptions, Vessel,
 };
 
-use crate::testkit::{PATIENCE, Store, fails, fails_with, leftovers, sh, tests, until, within};
+use crate::testkit::{
+    PATIENCE, Store, fails, fails_with, leftovers, sh, tests, tests_on_each_driver, until, within,
+};
+
+tests_on_each_driver!(a_process_outlives_whoever_started_it);
 
 tests!(
-    a_process_outlives_whoever_started_it,
     a_vessel_that_is_closed_does_not_wait_for_its_processes,
     what_cannot_be_executed_is_told_and_not_remembered,
     ids_are_never_given_twice,

@@ -167,3 +167,40 @@ fn what_could_not_be_written_is_counted_and_shown_as_gone() {
     ];
     assert_eq!(found, expected);
 }
+
+#[test]
+fn a_reader_beside_the_writer_sees_whole_frames_in_order() {
+    for (limit, may_be_overtaken) in [(64 << 20, false), (64 << 10, true)] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = LogWriter::new(open(dir.path()), limit);
+        let done = std::sync::atomic::AtomicBool::new(false);
+        let total = std::thread::scope(|scope| {
+            let writing = scope.spawn(|| {
+                for round in 0..6_000usize {
+                    let offset = usize::try_from(writer.offset()).unwrap();
+                    let stream = if round % 3 == 0 { Stream::Stderr } else { Stream::Stdout };
+                    writer.append(stream, 0, &bytes(offset, round * 7 % 3_000 + 1));
+                }
+                done.store(true, std::sync::atomic::Ordering::Release);
+                writer.offset()
+            });
+            let mut reader = LogReader::new(open(dir.path()), 0);
+            loop {
+                let over = done.load(std::sync::atomic::Ordering::Acquire);
+                match reader.next().unwrap() {
+                    Read::Chunk(chunk) => {
+                        let from = usize::try_from(chunk.offset).unwrap();
+                        assert_eq!(chunk.data, bytes(from, chunk.data.len()));
+                    }
+                    Read::Gone { from, to } => assert!(may_be_overtaken, "{from} to {to} are gone"),
+                    Read::End if over => break,
+                    Read::End => std::thread::yield_now(),
+                }
+            }
+            let total = writing.join().unwrap();
+            assert_eq!(reader.offset(), total);
+            total
+        });
+        assert!(total > 8 << 20, "{total}");
+    }
+}
