@@ -35,7 +35,7 @@ pub(super) fn server(socket: &UnixStream, mounts: Vec<OwnedFd>) -> Result<Server
     Ok(Server {
         listener: UnixListener::from(listener),
         ground: ground(config.hostname)?,
-        processes: super::detached::Processes::begin(&dirs.vessel)?,
+        processes: super::detached::Processes::begin(&dirs.vessel),
         dirs,
         mounted: Some(mounted),
         detached: None,
