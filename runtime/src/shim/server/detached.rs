@@ -272,8 +272,10 @@ impl Server {
         true
     }
 
+    /// One whose command has not ended.
     fn live(&mut self, number: u64) -> Result<&mut Process, Fault> {
-        self.processes.live.get_mut(&number).ok_or_else(|| not_running(number))
+        let process = self.processes.live.get_mut(&number).filter(|process| process.command.is_some());
+        process.ok_or_else(|| not_running(number))
     }
 
     fn busy(&mut self, client: u64) {
