@@ -20,9 +20,11 @@
 #![forbid(unsafe_code)]
 
 mod file;
+mod process;
 mod vessel;
 
 pub use file::File;
+pub use process::{Process, ProcessEvents, ProcessInput};
 pub use vessel::{Running, Vessel};
 
 use std::future::Future;

@@ -19,6 +19,7 @@ mod fork;
 mod fs;
 mod image;
 mod output;
+mod process;
 mod progress;
 mod registry;
 mod run;
@@ -89,6 +90,16 @@ enum Verb {
     Rm(create::Rm),
     /// Run a command in a vessel
     Exec(exec::Exec),
+    /// List the background processes of a vessel
+    Ps(process::Ps),
+    /// Show what a background process wrote
+    Logs(process::Logs),
+    /// Join a background process: its output from now on, and its input
+    Attach(process::Attach),
+    /// Send a signal to background processes
+    Kill(process::Kill),
+    /// Wait for a background process and exit as it does
+    Wait(process::Wait),
     /// Create a vessel and run a command in it
     Run(run::Run),
     /// Keep a vessel up between calls, which makes them faster
@@ -175,6 +186,11 @@ async fn dispatch(verb: Verb, context: &Context) -> Outcome<ExitCode> {
         Verb::Fork(args) => fork::fork(args, context).await?,
         Verb::Rm(args) => create::rm(args, context).await?,
         Verb::Exec(args) => return exec::run(args, context).await,
+        Verb::Ps(args) => process::ps(&args, context).await?,
+        Verb::Logs(args) => process::logs(&args, context).await?,
+        Verb::Attach(args) => return process::attach(&args, context).await,
+        Verb::Kill(args) => process::kill(args, context).await?,
+        Verb::Wait(args) => return process::wait(&args, context).await,
         Verb::Run(args) => return run::run(args, context).await,
         Verb::Start(args) => session::start(&args, context).await?,
         Verb::Stop(args) => session::stop(args, context).await?,

@@ -68,6 +68,9 @@ pub use vessel::diff::{
 pub use vessel::exec::{ExecOptions, ExecResult, TIMEOUT_EXIT_CODE};
 pub use vessel::file::{File, OpenOptions};
 pub use vessel::files::{DirEntry, FileInfo, FileType};
+pub use vessel::process::events::{LogOptions, LogStart, ProcessEvent, ProcessEvents};
+pub use vessel::process::input::ProcessInput;
+pub use vessel::process::{EndCause, Process, ProcessEnd, ProcessInfo, SpawnOptions};
 pub use vessel::session::Running;
 pub use vessel::snapshot::options::SnapshotOptions;
 pub use vessel::snapshot::upkeep::{SnapshotDeletion, SnapshotPruning, SnapshotsDeleted};

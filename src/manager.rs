@@ -14,6 +14,7 @@ pub(crate) mod limits;
 mod manifests;
 pub(crate) mod open;
 mod parts;
+mod processes;
 pub(crate) mod prune;
 pub(crate) mod pull;
 pub(crate) mod push;
@@ -260,7 +261,8 @@ impl Manager {
         limits::stats::stats(&self.inner, id).await
     }
 
-    /// Stops a vessel, whoever has it open: its commands are killed, its shim leaves. False when it did not run.
+    /// Stops a vessel, whoever has it open: its detached processes get SIGTERM and two seconds, its commands are killed, its
+    /// shim leaves. False when it did not run.
     ///
     /// # Errors
     /// [`NotFound`](crate::ErrorKind::NotFound) "vessel not found: …"; [`Unavailable`](crate::ErrorKind::Unavailable)

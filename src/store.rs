@@ -22,6 +22,7 @@
 //!     shim.sock  state.json
 //!     cgroup.json                 where its control group is, while there may be one
 //!     gen-N/fs  gen-N/work        the writable layer
+//!     processes/                  detached processes: what they are, how they ended, their logs
 //!   data/                         the default Storage: manifests, snapshot and image archives
 //!   staging/                      what is being made; renamed to its place when it is whole
 //!   trash/                        what was deleted; removed by a worker

@@ -22,6 +22,7 @@ pub(crate) mod files;
 mod fsids;
 pub(crate) mod lease;
 pub(crate) mod paths;
+pub(crate) mod process;
 pub(crate) mod pump;
 pub(crate) mod session;
 pub(crate) mod snapshot;
@@ -235,6 +236,35 @@ impl Vessel {
         session::spawn(&self.inner, options).await
     }
 
+    /// Starts a command that belongs to nobody: it runs until it ends, whoever closes the vessel meanwhile, and what it
+    /// writes is logged. Its id is never given again in this vessel.
+    ///
+    /// # Errors
+    /// Those of [`Self::exec`]; [`InvalidArgument`](crate::ErrorKind::InvalidArgument) for options that name streams;
+    /// [`LimitExceeded`](crate::ErrorKind::LimitExceeded) while 256 processes run.
+    pub async fn spawn_detached(
+        &self,
+        options: impl Into<process::SpawnOptions>,
+    ) -> Result<process::Process> {
+        process::spawn(&self.inner, options.into()).await
+    }
+
+    /// The detached processes that are remembered: those that run, and the last hundred that have ended.
+    ///
+    /// # Errors
+    /// Those of reading the store.
+    pub async fn processes(&self) -> Result<Vec<process::ProcessInfo>> {
+        process::list(Arc::clone(self.inner.lease.dir())).await
+    }
+
+    /// A detached process by its id.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound) "process not found: …".
+    pub async fn process(&self, id: &str) -> Result<process::Process> {
+        process::find(Arc::clone(self.inner.lease.dir()), id).await
+    }
+
     /// Seals what changed since the last snapshot as a new one. Commands that run stand still while it is copied; the vessel
     /// stays on the snapshot that it is based on then.
     ///
@@ -377,7 +407,8 @@ impl Vessel {
     }
 
     /// Closes this vessel for all its handles. When this process started the shim and nobody else uses it, it is gone
-    /// when this returns, unless it [lingers](Self::linger). Commands that run go on until their [`Running`] is dropped.
+    /// when this returns, unless it [lingers](Self::linger). Commands that run go on until their [`Running`] is dropped,
+    /// detached processes until they end.
     ///
     /// # Errors
     /// None at present.

@@ -5,7 +5,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::time::Duration;
 
 use vesselrt::blocking::{Manager, Vessel};
-use vesselrt::{ErrorKind, ExecOptions, OpenOptions, OverlayDriver};
+use vesselrt::{ErrorKind, ExecOptions, LogOptions, OpenOptions, OverlayDriver, ProcessEvent, SpawnOptions};
 
 use crate::testkit::{BASE, Cap, Store, capture, fails, image, need};
 
@@ -140,5 +140,31 @@ fn dropping_everything_in_any_order_is_fine() {
         let mut file = file;
         file.read_to_string(&mut text).unwrap();
         assert_eq!(text.as_bytes(), image::MOTD);
+    });
+}
+
+#[test]
+fn a_detached_process_is_written_to_read_from_and_waited_for() {
+    run(|_store, manager, vessel| {
+        let command = ExecOptions::new(["sh", "-c", "read a; echo got $a; echo err >&2; exit 5"]);
+        let process = vessel.spawn_detached(SpawnOptions::new(command).input(true)).unwrap();
+        let again = manager.process(vessel.id(), &process.id()).unwrap();
+        again.input().unwrap().write_all(b"this\n").unwrap();
+        let (mut out, mut err, mut ended) = (Vec::new(), Vec::new(), None);
+        for event in process.events(LogOptions::new().follow(true)).unwrap() {
+            match event.unwrap() {
+                ProcessEvent::Stdout { data, .. } => out.extend(data),
+                ProcessEvent::Stderr { data, .. } => err.extend(data),
+                ProcessEvent::Exited(end) => ended = Some(end),
+                _ => {}
+            }
+        }
+        assert_eq!((out.as_slice(), err.as_slice()), (&b"got this\n"[..], &b"err\n"[..]));
+        assert_eq!(ended.as_ref(), Some(&again.wait().unwrap()));
+        assert_eq!(ended.unwrap().result.unwrap().exit_code, 5);
+        assert_eq!(vessel.processes().unwrap(), manager.processes(vessel.id()).unwrap());
+        fails(process.signal(9), &ErrorKind::Conflict);
+        assert_eq!(manager.prune_processes(vessel.id()).unwrap(), ["p1"]);
+        fails(vessel.process("p1"), &ErrorKind::NotFound);
     });
 }

@@ -1,7 +1,7 @@
 //! `exec` and `run`: exit codes, streams, environment, directories, users, time, signals.
 #![forbid(unsafe_code)]
 
-mod pty;
+pub(crate) mod pty;
 mod signals;
 
 use std::ffi::OsStr;

@@ -40,6 +40,7 @@ mod lifecycle;
 mod limits;
 mod paths;
 mod persistence;
+mod processes;
 mod property;
 mod registry;
 mod save;

@@ -14,6 +14,7 @@ mod hull;
 pub(crate) mod jobs;
 mod keel;
 mod limits;
+mod logger;
 mod loopback;
 mod mounted;
 pub mod protocol;

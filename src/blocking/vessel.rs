@@ -31,6 +31,10 @@ impl Vessel {
         Self { inner, runtime }
     }
 
+    pub(super) fn parts(&self) -> (&crate::Vessel, &Shared) {
+        (&self.inner, &self.runtime)
+    }
+
     /// See [`crate::Vessel::id`].
     #[must_use]
     pub fn id(&self) -> &str {

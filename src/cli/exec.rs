@@ -1,11 +1,12 @@
 //! `exec`: a command in a vessel that is there; what `exec` and `run` have in common.
 #![forbid(unsafe_code)]
 
+mod detach;
 mod drive;
 mod interrupts;
 mod quick;
 mod streams;
-mod terminal;
+pub(super) mod terminal;
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -39,12 +40,16 @@ there is no such command; 128+n it was ended by signal n.
 The vessel stays up for a while, so that the next command need not wait for it: see --idle and `vesselrt stop`. The variable \
 VESSELRT_IDLE says how long, too.
 
+With -d the command goes on in the background, and its id is printed: see `vesselrt ps`, logs, attach, kill and wait. -i then \
+keeps its input open, -t gives it a terminal to attach to, and the vessel stays up until it ends.
+
 Examples:
   vesselrt exec ID -- make -j4 test
   vesselrt exec ID -e CI=1 -e TOKEN --timeout 10m -- ./build.sh
   tar -c src | vesselrt exec ID -i -- tar -x
   vesselrt exec ID --memory 256m --pids 64 -- ./untrusted
-  vesselrt exec ID -t -- sh";
+  vesselrt exec ID -t -- sh
+  proc=$(vesselrt exec -d ID -- ./server)";
 
 /// Arguments of `exec`.
 #[derive(Debug, Args)]
@@ -60,6 +65,8 @@ pub(super) struct Exec {
     flags: Flags,
     #[command(flatten)]
     limits: CommandLimits,
+    #[command(flatten)]
+    detach: detach::Flags,
     /// How long the vessel stays up after the command for the next one, such as 10s; 0 is not at all
     #[arg(long, value_name = "TIME", env = "VESSELRT_IDLE", hide_env_values = true, default_value = "60s", value_parser = values::idle)]
     idle: Duration,
@@ -118,6 +125,11 @@ impl Flags {
         if self.terminal {
             terminal::check()?;
         }
+        self.prepare_apart()
+    }
+
+    /// [`Self::prepare`] for a command that is not joined with our terminal.
+    fn prepare_apart(self) -> Outcome<Prepared> {
         let variables = self.variables()?.into_iter().filter_map(|v| v.resolve(|key| std::env::var_os(key)));
         Ok(Prepared {
             variables: variables.collect(),
@@ -166,6 +178,9 @@ impl Prepared {
 }
 
 pub(super) async fn run(args: Exec, context: &Context) -> Outcome<ExitCode> {
+    if args.detach.is_asked_for() {
+        return detach::run(args, context).await;
+    }
     let prepared = args.flags.prepare()?;
     let mut options = prepared.options(args.command).persist_result(!args.ephemeral);
     options = options.limits(args.limits.limits());

@@ -53,6 +53,22 @@ impl Context {
             .map_err(|e| Failure::io("write to standard output", e))
     }
 
+    /// Prints bytes as they are on standard error.
+    ///
+    /// # Errors
+    /// A quiet one when nobody reads any more.
+    pub(crate) fn print_error_bytes(&self, bytes: &[u8]) -> Outcome {
+        io::stderr().lock().write_all(bytes).map_err(|e| Failure::io("write to standard error", e))
+    }
+
+    /// Prints a value as one line of JSON.
+    ///
+    /// # Errors
+    /// Those of [`Self::print_bytes`].
+    pub(crate) fn print_json_line(&self, value: &serde_json::Value) -> Outcome {
+        self.print_line(&value.to_string())
+    }
+
     /// Prints text as it is.
     ///
     /// # Errors

@@ -14,6 +14,8 @@ pub(super) struct Start {
 
 /// Arguments of `stop`.
 #[derive(Debug, Args)]
+#[command(after_long_help = "\
+Background processes get SIGTERM, and SIGKILL two seconds later; commands of other calls are killed.")]
 #[command(group = clap::ArgGroup::new("which").required(true))]
 pub(super) struct Stop {
     /// Ids of vessels

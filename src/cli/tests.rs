@@ -85,6 +85,24 @@ fn every_verb_of_the_contract_is_there() {
 }
 
 #[test]
+fn every_verb_about_processes_is_there() {
+    for line in [
+        &["exec", "-d", "-i", "--log-size", "1m", "x", "--", "true"][..],
+        &["ps", "x"],
+        &["ps", "-q", "x"],
+        &["ps", "x", "--prune"],
+        &["logs", "x", "p1", "-f", "--stdout", "--tail", "5"],
+        &["logs", "x", "p1", "--stderr", "--since", "10m"],
+        &["logs", "x", "p1", "--offset", "77", "--json"],
+        &["attach", "x", "p1", "--offset", "7", "--no-stdin"],
+        &["kill", "x", "p1", "p2", "-s", "KILL"],
+        &["wait", "x", "p1"],
+    ] {
+        let _ = parse(line);
+    }
+}
+
+#[test]
 fn what_makes_no_sense_is_refused() {
     for line in [
         &[][..],
@@ -94,6 +112,14 @@ fn what_makes_no_sense_is_refused() {
         &["exec", "x"],
         &["exec", "x", "--timeout", "0s", "--", "true"],
         &["exec", "x", "-e", "=v", "--", "true"],
+        &["exec", "x", "--log-size", "1m", "--", "true"],
+        &["exec", "-d", "x", "--log-size", "1", "--", "true"],
+        &["logs", "x"],
+        &["logs", "x", "p1", "--tail", "5", "--offset", "7"],
+        &["logs", "x", "p1", "--since", "yesterday"],
+        &["kill", "x"],
+        &["kill", "x", "p1", "-s", "NONE"],
+        &["wait", "x"],
         &["create", "a:1", "--label", "=v"],
         &["fs", "mv", "x", "a"],
         &["--driver", "zfs", "ls"],

@@ -34,6 +34,9 @@ pub(crate) const UNFINISHED: &str = "unfinished";
 /// How long a shim that was told to leave may take.
 const LEAVE: Duration = Duration::from_secs(10);
 
+/// How long detached processes have between SIGTERM and SIGKILL when their vessel is stopped.
+const PROCESS_GRACE: Duration = Duration::from_secs(2);
+
 /// A vessel whose shim is held.
 pub(crate) struct Opened {
     pub(crate) dir: Arc<OwnedFd>,
@@ -323,7 +326,7 @@ pub(super) async fn list(manager: &ManagerInner) -> Result<Vec<VesselManifest>> 
 }
 
 /// The directory of a vessel that exists; `None` when its local part is gone.
-async fn dir_of(manager: &Arc<ManagerInner>, id: &str) -> Result<Option<OwnedFd>> {
+pub(super) async fn dir_of(manager: &Arc<ManagerInner>, id: &str) -> Result<Option<OwnedFd>> {
     vesselrt_storage::validate_id(id)
         .map_err(|e| Error::invalid(format!("invalid id of a vessel: {id:?}")).with_source(e))?;
     let (own, name) = (Arc::clone(manager), id.to_owned());
@@ -358,7 +361,25 @@ pub(super) async fn status(manager: &Arc<ManagerInner>, id: &str) -> Result<Vess
 
 pub(super) async fn stop(manager: &Arc<ManagerInner>, id: &str) -> Result<bool> {
     let Some(dir) = dir_of(manager, id).await? else { return Ok(false) };
-    blocking(move || shut_down(dir.as_fd(), false)).await
+    blocking(move || stop_gently(dir.as_fd())).await
+}
+
+/// [`shut_down`] after its detached processes had some time to end by themselves.
+fn stop_gently(dir: BorrowedFd<'_>) -> Result<bool> {
+    let Some(mut connection) = Connection::open(dir)? else { return Ok(false) };
+    let failed = |e| Error::io("failed to limit the time of a request", e);
+    connection.set_patience(Some(PROCESS_GRACE * 2)).map_err(failed)?;
+    let grace_ms = u64::try_from(PROCESS_GRACE.as_millis()).unwrap_or(u64::MAX);
+    if connection.call_done(&Request::EndProcesses { grace_ms }, &[]).is_err() {
+        // They stand still while they are copied, or the shim is gone.
+        drop(connection);
+        shut_down(dir, false)?;
+        return Ok(true);
+    }
+    connection.set_patience(None).map_err(failed)?;
+    connection.call_done(&Request::Shutdown { destroy: false }, &[])?;
+    connection.wait_closed(LEAVE)?;
+    Ok(true)
 }
 
 /// Ends the shim of a vessel and waits for it; false when there is none.
@@ -377,9 +398,18 @@ pub(super) async fn stop_all(manager: &Arc<ManagerInner>) -> Result<Vec<String>>
     let own = Arc::clone(manager);
     let mut ids = blocking(move || dirs::names(own.store.vessels.as_fd())).await?;
     ids.sort();
+    // At once: each of them may have processes that take their time to end.
+    let stopping: Vec<_> = ids
+        .into_iter()
+        .map(|id| {
+            let manager = Arc::clone(manager);
+            (id.clone(), tokio::spawn(async move { stop(&manager, &id).await }))
+        })
+        .collect();
     let (mut stopped, mut failure) = (Vec::new(), None);
-    for id in ids {
-        match stop(manager, &id).await {
+    for (id, stop) in stopping {
+        let ended = stop.await.map_err(|e| Error::internal("failed to stop a vessel").with_source(e));
+        match ended.and_then(|stopped| stopped) {
             Ok(true) => stopped.push(id),
             Ok(false) => {}
             Err(e) if e.kind() == ErrorKind::NotFound => {}

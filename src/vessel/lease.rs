@@ -203,13 +203,16 @@ impl Lease {
         }
     }
 
-    /// The shim says, a while after our last connection was closed, that it is kept or that others have it open.
+    /// The shim says, a while after our last connection was closed, that it is kept, that others have it open, or that
+    /// detached processes run in it.
     async fn others_have_it(&self) -> bool {
         let dir = Arc::clone(&self.dir);
         let used = move || {
             let Some(mut connection) = Connection::open(dir.as_fd())? else { return Ok(false) };
             let stays = |reply| matches!(reply, Reply::Hello { others, kept, .. } if others > 0 || kept);
-            Ok(stays(connection.call(&Request::Hello, &[])?.0))
+            let works = |reply| matches!(reply, Reply::Processes(running) if !running.is_empty());
+            Ok(stays(connection.call(&Request::Hello, &[])?.0)
+                || works(connection.call(&Request::Processes, &[])?.0))
         };
         blocking(used).await.unwrap_or(false)
     }

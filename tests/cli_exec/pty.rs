@@ -12,20 +12,25 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 
-use crate::shell::Shell;
+use crate::shell::{Call, Shell};
 
 /// A terminal with a program in it.
-struct Terminal {
-    master: File,
+pub(crate) struct Terminal {
+    pub(crate) master: File,
     /// Keeps the terminal alive, so that its state can be looked at after the program's end.
     slave: File,
-    child: Child,
+    pub(crate) child: Child,
     seen: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Terminal {
     /// `exec -t ID -- ARGV…` in a new terminal of 33 rows and 91 columns, which is the program's controlling one.
     fn new(shell: &Shell, id: &str, argv: &[&str]) -> Self {
+        Self::of(&shell.call(["exec", "-t", id, "--"]).args(argv))
+    }
+
+    /// A call in such a terminal.
+    pub(crate) fn of(call: &Call) -> Self {
         let master: OwnedFd = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
         grantpt(&master).unwrap();
         unlockpt(&master).unwrap();
@@ -35,7 +40,6 @@ impl Terminal {
         let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY | rustix::fs::OFlags::CLOEXEC;
         let slave = File::from(rustix::fs::open(path, flags, rustix::fs::Mode::empty()).unwrap());
         size(&master, 33, 91);
-        let call = shell.call(["exec", "-t", id, "--"]).args(argv);
         let words = call.words();
         let end = || slave.try_clone().unwrap();
         let mut command = Command::new("setsid");
@@ -52,11 +56,11 @@ impl Terminal {
         Self { master: File::from(master), slave, child, seen }
     }
 
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.seen.lock().unwrap()).into_owned()
     }
 
-    fn wait_for(&self, text: &str) {
+    pub(crate) fn wait_for(&self, text: &str) {
         let deadline = Instant::now() + Duration::from_secs(30);
         while !self.text().contains(text) {
             assert!(Instant::now() < deadline, "no {text:?} in {:?}", self.text());
@@ -64,11 +68,11 @@ impl Terminal {
         }
     }
 
-    fn send(&mut self, bytes: &[u8]) {
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
         self.master.write_all(bytes).unwrap();
     }
 
-    fn end(&mut self) -> Option<i32> {
+    pub(crate) fn end(&mut self) -> Option<i32> {
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -79,7 +83,7 @@ impl Terminal {
         }
     }
 
-    fn is_cooked(&self) -> bool {
+    pub(crate) fn is_cooked(&self) -> bool {
         tcgetattr(&self.slave)
             .unwrap()
             .local_modes
@@ -94,7 +98,7 @@ impl Drop for Terminal {
     }
 }
 
-fn size(terminal: &OwnedFd, rows: u16, columns: u16) {
+pub(crate) fn size(terminal: &OwnedFd, rows: u16, columns: u16) {
     let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
     tcsetwinsize(terminal, size).unwrap();
 }

@@ -129,6 +129,14 @@ impl Connection {
         }
     }
 
+    /// Lets every later reply take so long at most.
+    ///
+    /// # Errors
+    /// Those of setsockopt(2).
+    pub fn set_patience(&self, patience: Option<Duration>) -> io::Result<()> {
+        self.socket.set_read_timeout(patience)
+    }
+
     /// Waits until the shim closes the connection, as it does when it is gone.
     ///
     /// # Errors

@@ -30,6 +30,8 @@ pub(super) struct Command {
     pub(super) client: Option<u64>,
     /// Whether the client wants to be told that it runs.
     pub(super) announce: bool,
+    /// The detached process that it is.
+    pub(super) process: Option<u64>,
     /// Socket to its init; `None` when that has closed.
     pub(super) control: Option<UnixStream>,
     /// Socket to the process that becomes it; `None` when that has closed: it was executed, or it is gone.
@@ -62,6 +64,7 @@ impl Command {
             pidfd: berth.pidfd,
             pid: berth.pid,
             terminal: Vec::new(),
+            process: None,
             status: None,
             failure: None,
             name,

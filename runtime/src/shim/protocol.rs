@@ -222,6 +222,51 @@ pub enum Request {
         /// How many `cgroup.procs` come with it.
         groups: u32,
     },
+    /// Starts a command that belongs to nobody, with pipes of the shim's as its streams: what it writes is logged
+    /// ([`crate::process`]). Reply: [`Reply::Spawned`].
+    Spawn(Box<SpawnRequest>),
+    /// Asks which of those run. Reply: [`Reply::Processes`].
+    Processes,
+    /// Sends a signal to one. Reply: [`Reply::Done`], or a [`FaultKind::NotFound`] fault when it does not run.
+    SignalProcess {
+        /// Its number.
+        process: u64,
+        /// Number of the signal.
+        signal: i32,
+    },
+    /// Waits until one has ended and its log is complete. Reply: [`Reply::Done`], at once if it does not run.
+    WaitProcess {
+        /// Its number.
+        process: u64,
+    },
+    /// Asks for the input of one: the end of a pipe, or its terminal. Reply: [`Reply::Input`] and one descriptor.
+    OpenInput {
+        /// Its number.
+        process: u64,
+    },
+    /// Ends the input of one, as soon as everybody who has it open has closed it. Reply: [`Reply::Done`].
+    CloseInput {
+        /// Its number.
+        process: u64,
+    },
+    /// Sends SIGTERM to all of them, and SIGKILL later. Reply: [`Reply::Done`] when none runs any more.
+    EndProcesses {
+        /// How much later, in milliseconds.
+        grace_ms: u64,
+    },
+}
+
+/// A command that belongs to nobody.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpawnRequest {
+    /// The command.
+    pub command: ExecRequest,
+    /// Give it an input that stays open; without, it is `/dev/null`. With a terminal it has one anyway.
+    pub input: bool,
+    /// Kill it after so many milliseconds.
+    pub timeout_ms: Option<u64>,
+    /// Bytes that its log may have on disk.
+    pub log_limit: u64,
 }
 
 /// A reply.
@@ -265,6 +310,15 @@ pub enum Reply {
     },
     /// It failed.
     Failed(Fault),
+    /// The process of this number runs.
+    Spawned(u64),
+    /// The numbers of those that run.
+    Processes(Vec<u64>),
+    /// The input of a process, as the one descriptor sent along.
+    Input {
+        /// It is a terminal.
+        terminal: bool,
+    },
 }
 
 /// How a command ended.

@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod capture;
+mod detached;
 mod requests;
 mod running;
 mod setup;
@@ -89,6 +90,7 @@ struct Server {
     /// The container that they run in.
     running: running::Running,
     jobs: BTreeMap<u64, Job>,
+    processes: detached::Processes,
     deferred: VecDeque<(u64, Request, Vec<OwnedFd>)>,
     /// The client that made the vessel still.
     quiesced_by: Option<u64>,
@@ -122,6 +124,9 @@ enum Ready {
     HullEnded,
     ScratchLeft(u64),
     DiskFull,
+    /// The log of a process is complete.
+    Logged(u64),
+    LoggerEnded(u64),
 }
 
 impl Server {
@@ -134,6 +139,7 @@ impl Server {
             if chore && ready.is_empty() {
                 self.chore();
             }
+            self.end_late_processes();
             for event in ready {
                 self.handle(event);
             }
@@ -148,16 +154,19 @@ impl Server {
             self.deserted = Some(Instant::now());
         }
         let unused = !self.keep && self.patience().is_some_and(|left| left.is_zero());
-        (self.leaving || unused) && self.commands.is_empty() && self.jobs.is_empty()
+        (self.leaving || unused) && !self.is_busy()
+    }
+
+    fn is_busy(&self) -> bool {
+        !self.commands.is_empty() || !self.jobs.is_empty() || !self.processes.is_empty()
     }
 
     /// How long it may take until somebody connects; without end while somebody is, or when it is kept.
     fn patience(&self) -> Option<Duration> {
         let since = self.deserted.filter(|_| !self.keep)?;
         // While something ends, its end is what is waited for.
-        let busy = !self.commands.is_empty() || !self.jobs.is_empty();
         let left = self.linger.saturating_sub(since.elapsed());
-        (!busy || !left.is_zero()).then_some(left)
+        (!self.is_busy() || !left.is_zero()).then_some(left)
     }
 
     fn leave(&mut self) {
@@ -214,6 +223,8 @@ impl Server {
             what.push(Ready::ScratchLeft(id));
             fds.push(PollFd::new(pidfd, PollFlags::IN));
         }
+        self.processes.watch(&mut what, &mut fds);
+        let patience = self.processes.patience().into_iter().chain(patience).min();
         // One that no clock can express is none.
         let timeout = patience.and_then(|left| rustix::time::Timespec::try_from(left).ok());
         // While commands stand still nobody leaves for want of company.
@@ -243,6 +254,8 @@ impl Server {
             Ready::HullEnded => self.hull_ended(),
             Ready::ScratchLeft(id) => self.scratch_left(id),
             Ready::DiskFull => self.limiter.disk_full(&self.commands),
+            Ready::Logged(process) => self.process_logged(process),
+            Ready::LoggerEnded(process) => self.logger_ended(process),
         }
     }
 

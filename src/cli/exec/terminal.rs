@@ -18,7 +18,7 @@ static ORIGINAL: Mutex<Option<Termios>> = Mutex::new(None);
 ///
 /// # Errors
 /// An invalid argument.
-pub(super) fn check() -> Outcome {
+pub(crate) fn check() -> Outcome {
     if !isatty(std::io::stdin()) {
         return Err(Failure::invalid("standard input is not a terminal")
             .remedy("leave out -t; -i alone passes standard input on"));
@@ -27,7 +27,7 @@ pub(super) fn check() -> Outcome {
 }
 
 /// Rows and columns of our terminal.
-pub(super) fn size() -> (u16, u16) {
+pub(crate) fn size() -> (u16, u16) {
     match tcgetwinsize(std::io::stdin()) {
         Ok(size) if size.ws_row > 0 && size.ws_col > 0 => (size.ws_row, size.ws_col),
         _ => DEFAULT_SIZE,
@@ -36,17 +36,17 @@ pub(super) fn size() -> (u16, u16) {
 
 /// Changes of the size of our terminal.
 #[derive(Debug)]
-pub(super) struct Resizes(Option<Signal>);
+pub(crate) struct Resizes(Option<Signal>);
 
 impl Resizes {
     /// Watches for them, or for nothing.
-    pub(super) fn new(watch: bool) -> Outcome<Self> {
+    pub(crate) fn new(watch: bool) -> Outcome<Self> {
         let watch = watch.then(|| signal(SignalKind::window_change()));
         Ok(Self(watch.transpose().map_err(|e| Failure::io("catch signals", e))?))
     }
 
     /// The next one.
-    pub(super) async fn next(&mut self) {
+    pub(crate) async fn next(&mut self) {
         match &mut self.0 {
             Some(signal) => {
                 signal.recv().await;
@@ -58,14 +58,14 @@ impl Resizes {
 
 /// Every key goes to the command while this is there; the terminal is as before when it is dropped or the process panics.
 #[derive(Debug)]
-pub(super) struct Raw(());
+pub(crate) struct Raw(());
 
 impl Raw {
     /// Makes the terminal on standard input raw.
     ///
     /// # Errors
     /// Those of tcsetattr(3).
-    pub(super) fn enter() -> Outcome<Self> {
+    pub(crate) fn enter() -> Outcome<Self> {
         let failed = |e| Failure::io("make the terminal raw", e);
         let original = tcgetattr(std::io::stdin()).map_err(failed)?;
         let mut raw = original.clone();

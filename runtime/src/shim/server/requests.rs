@@ -44,7 +44,14 @@ impl Server {
             return !reads_only(request) && !matches!(request, Request::Shutdown { .. });
         }
         let still = self.quiesced_by.is_some_and(|by| by != id);
-        let about_the_shim = matches!(request, Request::Hello | Request::Keep(_) | Request::Signal(_));
+        let about_the_shim = matches!(
+            request,
+            Request::Hello
+                | Request::Keep(_)
+                | Request::Signal(_)
+                | Request::Processes
+                | Request::WaitProcess { .. }
+        );
         still && (!reads_only(request) || (self.mounted.is_none() && !about_the_shim))
     }
 
@@ -90,6 +97,30 @@ impl Server {
             }
             Request::Remount(spec) => self.exchange(id, spec),
             Request::CopyAhead => self.job(id, &Task::CopyAhead, fds),
+            Request::Spawn(request) => self.spawn(id, &request).map(|()| Outcome::Later),
+            Request::Processes => Ok(Outcome::Reply(self.running_processes(), Vec::new())),
+            Request::SignalProcess { process, signal } => {
+                self.signal_process(process, signal)?;
+                done()
+            }
+            Request::WaitProcess { process } => match self.await_process(id, process) {
+                true => Ok(Outcome::Later),
+                false => done(),
+            },
+            Request::OpenInput { process } => {
+                let (reply, input) = self.open_input(process)?;
+                Ok(Outcome::Reply(reply, vec![input]))
+            }
+            Request::CloseInput { process } => {
+                self.close_input(process)?;
+                done()
+            }
+            Request::EndProcesses { grace_ms } => {
+                match self.end_processes(id, std::time::Duration::from_millis(grace_ms)) {
+                    true => Ok(Outcome::Later),
+                    false => done(),
+                }
+            }
             file => {
                 if !reads_only(&file) {
                     self.running.written();
@@ -206,6 +237,7 @@ impl Server {
         for command in self.commands.values() {
             command.kill();
         }
+        self.processes.are_stopped();
         self.keep = false;
         self.leaving = true;
         self.destroy = destroy;
@@ -230,6 +262,10 @@ fn reads_only(request: &Request) -> bool {
         | Request::Signal(_)
         | Request::Limit { .. }
         | Request::Stat { .. }
+        | Request::Processes
+        | Request::WaitProcess { .. }
+        | Request::OpenInput { .. }
+        | Request::CloseInput { .. }
         | Request::ReadDir { .. }
         | Request::CopyOut { .. } => true,
         Request::Open { flags, .. } => {

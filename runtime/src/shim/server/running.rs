@@ -68,10 +68,27 @@ impl Server {
     pub(super) fn exec(
         &mut self,
         id: u64,
-        mut request: ExecRequest,
-        mut fds: Vec<OwnedFd>,
+        request: ExecRequest,
+        fds: Vec<OwnedFd>,
         announce: bool,
     ) -> Handled {
+        let announce = announce || request.terminal.is_some();
+        let number = self.begin_command(request, fds)?;
+        if let Some(command) = self.commands.get_mut(&number) {
+            (command.client, command.announce) = (Some(id), announce);
+        }
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.state = State::Running(number);
+        }
+        Ok(Outcome::Later)
+    }
+
+    /// Starts a command, of nobody so far; its number.
+    pub(super) fn begin_command(
+        &mut self,
+        mut request: ExecRequest,
+        mut fds: Vec<OwnedFd>,
+    ) -> Result<u64, Fault> {
         let watched = self.limiter.prepare(&mut request.confinement, &mut fds)?;
         let mounted = self.mounted.as_ref().ok_or_else(not_mounted)?;
         let start = commands::resolve(&request, &mounted.root, &self.ground, &mut self.running.users)?;
@@ -81,15 +98,11 @@ impl Server {
             self.retire_hull();
             self.launch(number, &start, &fds, request.ephemeral)
         });
-        let mut command = launched.inspect_err(|_| self.settle())?;
-        (command.client, command.announce) = (Some(id), announce || start.terminal.is_some());
+        let command = launched.inspect_err(|_| self.settle())?;
         self.commands.insert(number, command);
         self.limiter.begin(number, watched);
         self.limiter.watch(&self.commands, &self.dirs)?;
-        if let Some(client) = self.clients.get_mut(&id) {
-            client.state = State::Running(number);
-        }
-        Ok(Outcome::Later)
+        Ok(number)
     }
 
     fn launch(
@@ -259,7 +272,10 @@ impl Server {
             Ok(Some((FromCommand::NotStarted(fault), _))) => command.failure = Some(fault),
             Ok(None) | Err(_) => {
                 command.start = None;
-                if command.announce && command.failure.is_none() {
+                if let (Some(process), None) = (command.process, &command.failure) {
+                    let fds = std::mem::take(&mut command.terminal);
+                    self.process_started(process, fds);
+                } else if command.announce && command.failure.is_none() {
                     command.announce = false;
                     let (client, fds) = (command.client, std::mem::take(&mut command.terminal));
                     if let Some(client) = client {
@@ -305,6 +321,9 @@ impl Server {
         if let Some(client) = command.client {
             self.idle(client);
             self.reply(client, &last_word, &[]);
+        }
+        if let Some(process) = command.process {
+            self.process_ended(process, last_word);
         }
         if let Some(scratch) = command.scratch {
             self.running.leaving.push((id, command.pidfd, scratch));

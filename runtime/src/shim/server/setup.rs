@@ -42,6 +42,7 @@ pub(super) fn server(socket: &UnixStream, mounts: Vec<OwnedFd>) -> Result<Server
         listener: UnixListener::from(listener),
         ground: ground(config.hostname)?,
         limiter,
+        processes: super::detached::Processes::begin(&dirs.vessel),
         dirs,
         mounted: Some(mounted),
         detached: None,
