@@ -8,6 +8,7 @@ mod commands;
 mod container_init;
 pub(crate) mod fault;
 mod freeze;
+mod gateway;
 mod house;
 pub(crate) mod jobs;
 mod loopback;

@@ -1,6 +1,8 @@
 //! `create`, `ls`, `inspect`, `rm`.
 #![forbid(unsafe_code)]
 
+pub(super) mod network;
+
 use clap::Args;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -27,6 +29,8 @@ pub(super) struct Flags {
     /// When to pull the image from its registry
     #[arg(long, value_enum, value_name = "WHEN", default_value_t)]
     pull: When,
+    #[command(flatten)]
+    network: network::NetworkFlags,
 }
 
 impl Flags {
@@ -37,6 +41,7 @@ impl Flags {
         if let Some(id) = self.id {
             options = options.id(id);
         }
+        options.settings.network = self.network.into();
         self.labels.into_iter().fold(options, |options, (key, value)| options.label(key, value))
     }
 }
@@ -46,7 +51,9 @@ impl Flags {
 #[command(after_long_help = "\
 Examples:
   vesselrt create debian:12
-  vesselrt create debian:12 --id build --workdir /src --label team=infra")]
+  vesselrt create debian:12 --id build --workdir /src --label team=infra
+  vesselrt create debian:12 --allow deb.debian.org --allow '*.npmjs.org:443'
+  vesselrt create debian:12 --network isolated --publish 8080:80")]
 pub(super) struct Create {
     #[command(flatten)]
     flags: Flags,
@@ -142,8 +149,11 @@ pub(super) async fn inspect(args: &Inspect, context: &Context) -> Outcome {
     let manager = context.manager().await?;
     let manifest = manager.vessel_manifest(&args.id).await?;
     let status = status(&manager, &args.id).await?;
+    let settings = manager.vessel_settings(&args.id).await?;
     if context.json {
-        return context.print_json(&to_json(&manifest, status.as_ref())?);
+        let mut value = to_json(&manifest, status.as_ref())?;
+        value["network"] = network::to_json(&settings.network);
+        return context.print_json(&value);
     }
     let now = OffsetDateTime::now_utc();
     let or_none = |text: &str| if text.is_empty() { "-".to_owned() } else { printable(text.as_bytes()) };
@@ -157,6 +167,7 @@ pub(super) async fn inspect(args: &Inspect, context: &Context) -> Outcome {
     table.row(["snapshots", &manifest.named_snapshots().len().to_string()]);
     table.row(["created", &ago(manifest.create_time, now)]);
     table.row(["updated", &ago(manifest.update_time, now)]);
+    network::rows(&settings.network).into_iter().for_each(|row| table.row(row));
     for (key, value) in &manifest.labels {
         table.row(["label", &printable(format!("{key}={value}").as_bytes())]);
     }

@@ -307,7 +307,7 @@ pub(super) async fn list(manager: &ManagerInner) -> Result<Vec<VesselManifest>> 
 }
 
 /// The directory of a vessel that exists; `None` when its local part is gone.
-async fn dir_of(manager: &Arc<ManagerInner>, id: &str) -> Result<Option<OwnedFd>> {
+pub(super) async fn dir_of(manager: &Arc<ManagerInner>, id: &str) -> Result<Option<OwnedFd>> {
     vesselrt_storage::validate_id(id)
         .map_err(|e| Error::invalid(format!("invalid id of a vessel: {id:?}")).with_source(e))?;
     let (own, name) = (Arc::clone(manager), id.to_owned());

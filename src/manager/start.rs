@@ -10,6 +10,7 @@ use vesselrt_runtime::shim::client::SOCKET;
 use vesselrt_runtime::shim::protocol::{Driver, ShimConfig, VERSION};
 
 use super::ManagerInner;
+use super::network;
 use super::open::{generation_name, write_state};
 use crate::error::{Error, ErrorKind, Result};
 use crate::state::VesselState;
@@ -31,6 +32,7 @@ pub(super) fn start(
         None => manager.config.overlay.candidates(),
     };
     renew_work_dir(manager, dir, state)?;
+    let published = network::bind(&state.settings.network)?;
     let listener = listen(dir)?;
     let dirs = ShimDirs {
         image_layers: manager.store.image_layers.as_fd(),
@@ -38,6 +40,7 @@ pub(super) fn start(
         vessel: dir,
         listener: listener.as_fd(),
         lock: lock.as_fd(),
+        published: &published,
     };
     let stack = manager.store.stack(state);
     let started = first(&launcher, id, state, &stack, candidates, dirs);

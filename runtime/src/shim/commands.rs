@@ -33,6 +33,8 @@ pub(super) struct Ground {
     /// Ids `0..ids` exist.
     pub(super) ids: u32,
     pub(super) masked: Vec<String>,
+    /// `/sys` is the shim's: a new one cannot be mounted in the host's network.
+    pub(super) bind_sys: bool,
 }
 
 /// A command that runs, or whose end has not been told yet.
@@ -158,6 +160,7 @@ fn launch(
         files_dir: PathBuf::from(house::FILES),
         etc_files: points.etc_files,
         extra_masked: place.ground.masked.clone(),
+        bind_sys: place.ground.bind_sys,
     };
     let (control, theirs) = UnixStream::pair().map_err(|e| Fault::io("socketpair", &e))?;
     let filter =

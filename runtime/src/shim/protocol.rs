@@ -40,7 +40,8 @@ pub struct MountSpec {
 
 /// The first frame a shim reads, on its standard input.
 ///
-/// Descriptors with it, in order: `images/layers`, `layers`, the vessel's directory, the listening socket, the lock.
+/// Descriptors with it, in order: `images/layers`, `layers`, the vessel's directory, the listening socket, the lock, and
+/// the sockets of published ports.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ShimConfig {
     /// Must be [`VERSION`].

@@ -61,7 +61,11 @@ impl Server {
                 done()
             }
             Request::Shutdown { destroy } => self.shutdown(destroy),
-            Request::Exec(request) => self.exec(id, &request, &fds),
+            Request::Exec(mut request) => {
+                self.network.check()?;
+                self.network.complete(&mut request.env);
+                self.exec(id, &request, &fds)
+            }
             Request::Signal(number) => self.signal(id, number),
             Request::CopyOut { path } => self.job(id, &Task::CopyOut { path }, fds),
             Request::CopyIn { path } => self.job(id, &Task::CopyIn { path }, fds),
