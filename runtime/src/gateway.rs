@@ -39,8 +39,6 @@ pub(crate) const NAME: &CStr = c"vesselrt-gateway";
 pub(crate) struct Task {
     pub(crate) network: Network,
     pub(crate) uplink: Option<Uplink>,
-    /// The shim, whose network namespace is the vessel's.
-    pub(crate) shim: u32,
 }
 
 /// What it says to that.
@@ -119,9 +117,10 @@ fn take_place(socket: &UnixStream) -> Result<Place, Fault> {
     let mut fds = fds.into_iter();
     let (netns, dir) = (fds.next().ok_or_else(wrong)?, fds.next().ok_or_else(wrong)?);
     raise_descriptor_limit();
+    let for_uplink = netns.try_clone().map_err(|e| Fault::io("duplicate a descriptor", &e))?;
     let inside = Inside::enter(netns).map_err(|e| Fault::io("enter the network of the vessel", &e))?;
     if let Some(uplink) = task.uplink {
-        uplink.start(task.shim)?;
+        uplink.start(for_uplink)?;
     }
     give_up_capabilities().map_err(|e| Fault::io("give up the capabilities of the gateway", &e))?;
     Ok(Place { network: task.network, inside, dir, published: fds.collect() })

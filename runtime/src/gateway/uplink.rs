@@ -4,6 +4,8 @@
 use std::fs::File;
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
 
@@ -15,6 +17,8 @@ use crate::sys;
 
 /// What both need, and hang without.
 const TUN: &str = "/dev/net/tun";
+/// The network namespace, as they are told of it.
+const NETNS: &str = "/proc/self/fd/0";
 /// Most of a complaint that is shown.
 const MAX_COMPLAINT: u64 = 2048;
 
@@ -63,24 +67,25 @@ impl Uplink {
         }
     }
 
-    /// Connects the network of the process `shim`. Returns when it works, and ends this process when it has ended: a vessel
-    /// whose commands cannot reach anything any more says so.
-    pub(super) fn start(self, shim: u32) -> Result<(), Fault> {
-        let netns = format!("/proc/{shim}/ns/net");
+    /// Connects the network namespace `netns`. Returns when it works, and ends this process when it has ended: a vessel whose
+    /// commands cannot reach anything any more says so.
+    pub(super) fn start(self, netns: OwnedFd) -> Result<(), Fault> {
         match &self {
-            Self::Pasta(program) => self.start_pasta(program, &netns),
-            Self::Slirp(program) => self.start_slirp(program, &netns),
+            Self::Pasta(program) => self.start_pasta(program, netns),
+            Self::Slirp(program) => Self::start_slirp(program, netns),
         }
     }
 
     /// The first process ends when the interface is up; another one goes on and has become our child by then, since we are
     /// process 1.
-    fn start_pasta(&self, program: &Path, netns: &str) -> Result<(), Fault> {
-        let mut command = prepared(program);
+    fn start_pasta(&self, program: &Path, netns: OwnedFd) -> Result<(), Fault> {
+        let mut command = prepared(program, netns);
+        // It is passt, unless it is called pasta.
+        command.arg0("pasta");
         command.args(["--config-net", "--no-netns-quit", "--quiet"]);
         // Neither what listens inside nor what listens on the host is to be found on the other side.
         command.args(["-t", "none", "-u", "none", "-T", "none", "-U", "none", "--no-map-gw"]);
-        command.args(["--dns-forward", &self.dns().to_string(), "--netns-only", "--netns", netns]);
+        command.args(["--dns-forward", &self.dns().to_string(), "--netns-only", "--netns", NETNS]);
         let mut child = command.spawn().map_err(|e| failed(program, &e.to_string()))?;
         let complaint = complaint(child.stderr.take());
         let status = child.wait().map_err(|e| failed(program, &e.to_string()))?;
@@ -90,10 +95,10 @@ impl Uplink {
         end_with(None)
     }
 
-    fn start_slirp(&self, program: &Path, netns: &str) -> Result<(), Fault> {
-        let mut command = prepared(program);
+    fn start_slirp(program: &Path, netns: OwnedFd) -> Result<(), Fault> {
+        let mut command = prepared(program, netns);
         command.args(["--configure", "--mtu=65520", "--disable-host-loopback", "--ready-fd=1"]);
-        command.args(["--netns-type=path", netns, "tap0"]).stdout(Stdio::piped());
+        command.args(["--netns-type=path", NETNS, "tap0"]).stdout(Stdio::piped());
         let mut child = command.spawn().map_err(|e| failed(program, &e.to_string()))?;
         if !is_ready(child.stdout.take()) {
             return Err(failed(program, &complaint(child.stderr.take())));
@@ -102,9 +107,11 @@ impl Uplink {
     }
 }
 
-fn prepared(program: &Path) -> Command {
+/// The namespace is the standard input: pasta closes every other descriptor that it inherits, and may not look into processes
+/// that are more capable than it makes itself, which all of ours are.
+fn prepared(program: &Path, netns: OwnedFd) -> Command {
     let mut command = Command::new(program);
-    command.env_clear().current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.env_clear().current_dir("/").stdin(netns).stdout(Stdio::null()).stderr(Stdio::piped());
     command
 }
 
@@ -120,7 +127,9 @@ fn complaint(from: Option<ChildStderr>) -> String {
         let _ = from.take(MAX_COMPLAINT).read_to_end(&mut text);
     }
     let text = String::from_utf8_lossy(&text);
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    // pasta says of each line that there is no system log, where there is none.
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.ends_with("to syslog"));
+    lines.collect::<Vec<_>>().join("; ")
 }
 
 /// Ends this process when there is no child left.
@@ -136,7 +145,7 @@ fn end_with(child: Option<Child>) -> Result<(), Fault> {
 }
 
 fn failed(program: &Path, complaint: &str) -> Fault {
-    let name = program.file_name().unwrap_or_default().display().to_string();
+    let name = program.display();
     Fault::new(
         FaultKind::Unsupported,
         format!("{name} could not connect the vessel to a network: {complaint}"),

@@ -90,7 +90,7 @@ impl Attaching {
         let netns =
             File::open("/proc/self/ns/net").map_err(|e| Fault::io("open the network of the vessel", &e))?;
         let (network, uplink) = (self.network.clone(), self.uplink.clone());
-        let task = Task { network, uplink, shim: std::process::id() };
+        let task = Task { network, uplink };
         let fds = [netns.as_fd(), vessel].into_iter().chain(published.iter().map(AsFd::as_fd));
         let fds: Vec<_> = fds.collect();
         wire::send(&gateway.socket, &task, &fds).map_err(|e| Fault::io("tell the gateway its task", &e))
