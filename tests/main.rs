@@ -9,6 +9,7 @@
 //! | `VESSELRT_TEST_DIR` | where stores are made; default: the temporary directory of the system |
 //! | `VESSELRT_TEST_REQUIRE` | skipping is failing |
 //! | `VESSELRT_TEST_DEBIAN` | a tar of a Debian root file system; default: made once by mmdebstrap |
+//! | `VESSELRT_TEST_DEBIAN_NET` | the same with curl, Python and Node.js |
 //! | `VESSELRT_TEST_SEED` | seed of the tests with random moments, printed when they fail |
 #![forbid(unsafe_code)]
 // A test says by panicking that something is not as it must be.
@@ -36,6 +37,7 @@ mod faults;
 mod files;
 mod forks;
 mod lifecycle;
+mod network;
 mod paths;
 mod persistence;
 mod property;

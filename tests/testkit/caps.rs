@@ -39,6 +39,12 @@ pub(crate) enum Cap {
     Strace,
     /// openssl.
     OpenSsl,
+    /// pasta, and a device for it.
+    Pasta,
+    /// slirp4netns, and a device for it.
+    Slirp,
+    /// A Debian root file system with curl, Python and Node.js, or mmdebstrap to make one.
+    NetworkDebian,
 }
 
 /// Whether the machine has all of it. Says what is missing, and panics about it where nothing may be missing.
@@ -81,6 +87,9 @@ impl Cap {
             Self::Registry => which("docker-registry").is_some(),
             Self::Strace => which("strace").is_some(),
             Self::OpenSsl => which("openssl").is_some(),
+            Self::Pasta => which("pasta").is_some() && tun(),
+            Self::Slirp => which("slirp4netns").is_some() && tun(),
+            Self::NetworkDebian => super::image::network_debian_tar().is_some(),
         }
     }
 }
@@ -110,6 +119,10 @@ fn overlay() -> bool {
     }
     let script = "cd \"$0\" && mount -t overlay overlay -o userxattr,lowerdir=lower,upperdir=upper,workdir=work merged";
     succeeds("unshare", &["-rm", "sh", "-c", script, dir.path().to_str().unwrap()])
+}
+
+fn tun() -> bool {
+    File::options().read(true).write(true).open("/dev/net/tun").is_ok()
 }
 
 /// Has the kernel no interpreter to load for it, it runs in an image without libraries.
