@@ -33,7 +33,7 @@ pub(super) async fn serve(outside: Arc<UdpSocket>, inside: Arc<Inside>, port: u1
         };
         if let Ok(Some(socket)) = socket_of(&clients, client, &outside, &inside, port) {
             // One that cannot be taken now is lost.
-            let _ = socket.try_send(&buffer[..size]);
+            let _ = tokio::time::timeout(PAUSE, socket.send(&buffer[..size])).await;
         }
     }
 }

@@ -32,10 +32,11 @@ mount --bind "$DIR/hosts" /etc/hosts
 mkdir "$DIR/www"
 echo 'hello from the world' >"$DIR/www/index.html"
 busybox httpd -f -p 10.78.0.1:8000 -h "$DIR/www" &
-trap 'kill $!' EXIT
+web=$!
+trap 'kill $web; "$V" -q stop --all >/dev/null 2>&1 || true' EXIT
 "$V" -q image import "$DIR/tiny.tar" --ref tiny:1 >/dev/null
 hide() { for program; do [ ! -e "$program" ] || mount --bind /dev/null "$program"; done; }
-get='printf "GET / HTTP/1.0\r\n\r\n" | nc -w 5 10.78.0.1 8000 | tail -n 1'
+get='(printf "GET / HTTP/1.0\r\n\r\n"; sleep 1) | nc -w 5 10.78.0.1 8000 | tail -n 1'
 "#;
 
 /// Runs a script in a world of its own.
@@ -74,7 +75,7 @@ fn text(output: &Output) -> String {
 
 fn error(output: &Output) -> Value {
     assert_eq!(output.status.code(), Some(125), "{output:?}");
-    let text = String::from_utf8_lossy(&output.stderr);
+    let text = String::from_utf8_lossy(&output.stdout);
     let line =
         text.lines().find(|line| line.starts_with('{')).unwrap_or_else(|| panic!("no error in {text}"));
     serde_json::from_str::<Value>(line).unwrap()["error"].clone()
@@ -91,7 +92,7 @@ async fn pasta_reaches_a_server_outside_and_a_published_server_is_reached(store:
         "$V" start box >/dev/null
         "$V" exec box -- sh -c "$get; cut -d: -f1 /proc/net/dev | tail -n +3; cat /etc/resolv.conf"
         "$V" exec box -- sh -c 'echo from inside | nc -l -p 80' >/dev/null &
-        for i in $(seq 100); do got=$(nc -w 5 127.0.0.1 8080 </dev/null || true); [ -z "$got" ] || break; sleep 0.1; done
+        for i in $(seq 100); do got=$(busybox nc -w 5 127.0.0.1 8080 </dev/null || true); [ -z "$got" ] || break; sleep 0.1; done
         echo "$got"
         "$V" stop box >/dev/null
         "#,

@@ -211,7 +211,7 @@ pub(crate) fn network_debian_tar() -> Option<PathBuf> {
     static TAR: OnceLock<Option<PathBuf>> = OnceLock::new();
     TAR.get_or_init(|| match std::env::var_os("VESSELRT_TEST_DEBIAN_NET") {
         Some(path) => Some(path.into()).filter(|path: &PathBuf| path.is_file()),
-        None => make_debian("debian-net", "--include=curl,python3-minimal,nodejs,ca-certificates"),
+        None => make_debian("debian-net", "--include=curl,python3,nodejs,ca-certificates"),
     })
     .clone()
 }
