@@ -174,19 +174,18 @@ impl Gateway {
 
 /// The name servers of the host that can be reached from inside: those on its loopback interface cannot.
 fn isolated_resolv_conf(host: &str, forwarder: Option<IpAddr>) -> String {
+    let reachable = |server: &str| {
+        server.parse().ok().filter(|server: &IpAddr| !server.is_loopback() && !server.is_unspecified())
+    };
     let mut servers = 0;
     let mut lines = Vec::new();
     for line in host.lines() {
         let mut words = line.split_whitespace();
         match (words.next(), words.next()) {
             (Some("nameserver"), Some(server)) => {
-                if server
-                    .parse()
-                    .is_ok_and(|server: IpAddr| !server.is_loopback() && !server.is_unspecified())
-                {
-                    servers += 1;
-                    lines.push(format!("nameserver {server}\n"));
-                }
+                let server = reachable(server);
+                servers += usize::from(server.is_some());
+                lines.extend(server.map(|server| format!("nameserver {server}\n")));
             }
             (Some("search" | "options"), Some(_)) => lines.push(format!("{}\n", line.trim())),
             _ => {}
