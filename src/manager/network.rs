@@ -37,7 +37,7 @@ fn bind_one(publish: &Publish) -> Result<OwnedFd> {
         match try_bind(publish) {
             Ok(socket) => return Ok(socket),
             Err(e) if e.kind() == io::ErrorKind::AddrInUse && attempts < ATTEMPTS => {
-                std::thread::sleep(PAUSE)
+                std::thread::sleep(PAUSE);
             }
             Err(e) => return Err(not_bound(publish, e)),
         }
