@@ -97,7 +97,7 @@ async fn a_plain_request_goes_to_the_host_that_was_checked(store: &Store) {
     );
     assert!(ask(&vessel, &request).await.ends_with(HELLO));
     let head = format!("GET /a?b HTTP/1.1\nHost: good.test:{}\nConnection: close\nX-Y: z", web.port);
-    assert_eq!(web.heads(), [head.replace("X-Y: z", "X-Y: z")]);
+    assert_eq!(web.heads(), [head]);
     for (request, status) in [
         ("GET / HTTP/1.1\\r\\nHost: good.test\\r\\n\\r\\n", "421"),
         ("GET https://good.test/ HTTP/1.1\\r\\n\\r\\n", "501"),

@@ -27,6 +27,7 @@ ip link set d0 up
 ip route add default via 10.77.0.254
 ip addr add 10.78.0.1/32 dev lo
 mount --bind /dev/null /usr/bin/newuidmap
+printf '127.0.0.1 localhost rebound.test\n169.254.169.254 metadata.test\n10.78.0.1 web.test\n' >"$DIR/hosts"
 mount --bind "$DIR/hosts" /etc/hosts
 mkdir "$DIR/www"
 echo 'hello from the world' >"$DIR/www/index.html"
