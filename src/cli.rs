@@ -18,6 +18,7 @@ mod failure;
 mod fork;
 mod fs;
 mod image;
+mod network;
 mod output;
 mod process;
 mod progress;
@@ -118,6 +119,9 @@ enum Verb {
     /// Make, list, restore and remove snapshots
     #[command(subcommand)]
     Snapshot(snapshot::Verb),
+    /// Show what the network of a vessel has denied
+    #[command(subcommand)]
+    Network(network::Verb),
     /// Show what vessels and their snapshots take on disk
     Du(du::Du),
     /// Remove what crashes left behind and what nothing needs any more
@@ -201,6 +205,7 @@ async fn dispatch(verb: Verb, context: &Context) -> Outcome<ExitCode> {
         // It has an exit code of its own.
         Verb::Snapshot(snapshot::Verb::Diff(args)) => return snapshot::diff::run(args, context).await,
         Verb::Snapshot(verb) => snapshot::run(verb, context).await?,
+        Verb::Network(verb) => network::run(verb, context).await?,
         Verb::Du(args) => du::du(&args, context).await?,
         Verb::Gc(args) => du::gc(&args, context).await?,
         Verb::Commit(args) => commit::commit(args, context).await?,

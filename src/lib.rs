@@ -34,6 +34,7 @@
 pub mod blocking;
 mod config;
 mod error;
+mod gateway;
 mod history;
 mod manager;
 mod merge;
@@ -46,6 +47,7 @@ mod vessel;
 
 pub use config::{Limits, ManagerConfig, OverlayDriver, Packer, PullPolicy, Registries};
 pub use error::{Error, ErrorKind, Result};
+pub use gateway::log::DeniedConnection;
 pub use manager::cat::{SnapshotFile, SnapshotRead};
 pub use manager::commit::{CommitOptions, CommitProgress, CommitReport, LayerCompression};
 pub use manager::create::CreateOptions;
@@ -83,10 +85,11 @@ pub use vesselrt_storage::{
 };
 pub use vesselrt_storage::{ImageRecord, LayerRecord};
 
-/// Becomes a shim or a worker when this process was started as one, and then does not return; returns at once
+/// Becomes a shim, a worker or a gateway when this process was started as one, and then does not return; returns at once
 /// otherwise. Must be the first line of `main`: a program that does not call it needs
 /// [`ManagerConfig::shim_path`].
 pub fn init() {
+    vesselrt_runtime::gateway::become_gateway(gateway::main);
     vesselrt_runtime::init();
 }
 

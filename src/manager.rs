@@ -12,6 +12,7 @@ mod import;
 mod layers;
 pub(crate) mod limits;
 mod manifests;
+mod network;
 pub(crate) mod open;
 mod parts;
 mod processes;
@@ -33,7 +34,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use vesselrt_runtime::launch::{Launcher, host_mapping};
-use vesselrt_runtime::settings::Limits;
+use vesselrt_runtime::settings::{Limits, Settings};
 use vesselrt_runtime::shim::protocol::Driver;
 use vesselrt_storage::manifest::{SnapshotManifest, VesselManifest};
 use vesselrt_storage::registry::Client;
@@ -201,6 +202,23 @@ impl Manager {
     /// [`NotFound`](crate::ErrorKind::NotFound) "vessel not found: …".
     pub async fn vessel_manifest(&self, id: &str) -> Result<VesselManifest> {
         Ok(Arc::unwrap_or_clone(self.inner.view(id).await?))
+    }
+
+    /// What the commands of a vessel may use of the host, as it was made.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound) "vessel not found: …".
+    pub async fn vessel_settings(&self, id: &str) -> Result<Settings> {
+        network::settings(&self.inner, id).await
+    }
+
+    /// What the proxy of a vessel with [`Network::allow`](crate::settings::Network::allow) has denied, oldest first. Hosts are
+    /// what a guest has asked for: any text.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound) "vessel not found: …".
+    pub async fn denied_connections(&self, id: &str) -> Result<Vec<crate::DeniedConnection>> {
+        network::denied(&self.inner, id).await
     }
 
     /// Opens a file of a snapshot to be read from its beginning. The vessel is not opened, nothing is restored: the file

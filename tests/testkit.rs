@@ -15,6 +15,7 @@ pub(crate) mod registry;
 pub(crate) mod store;
 pub(crate) mod tools;
 pub(crate) mod tree;
+pub(crate) mod web;
 
 use std::future::Future;
 use std::path::PathBuf;

@@ -9,7 +9,10 @@
 //! `/proc/PID/exe` names is one that nobody can write (CVE-2019-5736).
 #![forbid(unsafe_code)]
 
+mod gateway;
 mod seal;
+
+pub(crate) use gateway::Started as Gateway;
 
 use std::ffi::{CStr, CString, OsStr};
 use std::io;
@@ -52,15 +55,28 @@ impl Role {
     }
 
     /// What else is unshared. The shim's network namespace is the vessel's: one for all of its commands.
-    fn namespaces(self) -> CloneFlags {
+    fn namespaces(self, surroundings: Surroundings) -> CloneFlags {
         let mount = CloneFlags::CLONE_NEWNS;
+        let network = match surroundings {
+            Surroundings::HostNetwork => CloneFlags::empty(),
+            Surroundings::Alone | Surroundings::Gateway => CloneFlags::CLONE_NEWNET,
+        };
         match self {
-            Self::Shim => {
-                mount | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWCGROUP
-            }
+            Self::Shim => mount | network | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWCGROUP,
             Self::Worker => mount,
         }
     }
+}
+
+/// What of the host's network a new process is to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Surroundings {
+    /// Nothing.
+    Alone,
+    /// All of it.
+    HostNetwork,
+    /// Nothing, but with a [gateway](crate::gateway) beside it.
+    Gateway,
 }
 
 /// The conversation of a start.
@@ -68,7 +84,7 @@ impl Role {
 pub(crate) enum Boot {
     /// Client: go on. `single` when only one id will be mapped. `dirs` are directories of the host that the new process
     /// mounts from: only a mount of its own mount namespace will do, so it needs them by path.
-    Begin { single: bool, dirs: Vec<Vec<u8>> },
+    Begin { single: bool, dirs: Vec<Vec<u8>>, surroundings: Surroundings },
     /// New process: in the user namespace, needs its maps.
     Unshared,
     /// Client: maps are written.
@@ -119,7 +135,7 @@ pub(crate) fn before_main() {
 }
 
 /// The socket to the client arrives as standard input, the one descriptor that survives an exec by convention.
-fn take_socket() -> io::Result<UnixStream> {
+pub(crate) fn take_socket() -> io::Result<UnixStream> {
     let socket = std::io::stdin().as_fd().try_clone_to_owned()?;
     Ok(UnixStream::from(socket))
 }
@@ -141,7 +157,7 @@ fn outer(role: Role) -> ! {
 }
 
 fn enter(role: Role, socket: &UnixStream) -> Result<std::convert::Infallible, Fault> {
-    let Some((Boot::Begin { single, dirs }, _)) =
+    let Some((Boot::Begin { single, dirs, surroundings }, _)) =
         wire::recv(socket).map_err(|e| fault("read the boot frame", &e))?
     else {
         return Err(fault("read the boot frame", &io::ErrorKind::InvalidData.into()));
@@ -158,12 +174,17 @@ fn enter(role: Role, socket: &UnixStream) -> Result<std::convert::Infallible, Fa
         Some((Boot::Mapped, _)) => {}
         _ => return Err(fault("wait for id maps", &io::ErrorKind::UnexpectedEof.into())),
     }
-    nix::sched::unshare(role.namespaces()).map_err(no_namespaces)?;
+    // While the host's network is the one that is at hand.
+    let gateway = match surroundings {
+        Surroundings::Gateway => Some(gateway::start(single)?),
+        Surroundings::Alone | Surroundings::HostNetwork => None,
+    };
+    nix::sched::unshare(role.namespaces(surroundings)).map_err(no_namespaces)?;
     let mounts = clone_mounts(&dirs)?;
     let exe = seal::own_executable().map_err(|e| fault("seal the executable", &e))?;
     become_root(single).map_err(|e| fault("become root of the user namespace", &e))?;
     wire::send(socket, &Boot::Ready, &[]).map_err(|e| fault("report readiness", &e))?;
-    exec_sealed(role, &exe, &mounts).map_err(|e| fault("execute the sealed executable", &e))
+    exec_sealed(role, &exe, &mounts, gateway.as_ref()).map_err(|e| fault("execute the sealed executable", &e))
 }
 
 /// Root inside, without the groups of the user outside.
@@ -189,12 +210,17 @@ fn clone_mounts(dirs: &[Vec<u8>]) -> Result<Vec<OwnedFd>, Fault> {
     dirs.iter().map(clone).collect()
 }
 
-/// The cloned mounts stay open across the exec; their numbers are the arguments.
-fn exec_sealed(role: Role, exe: &OwnedFd, mounts: &[OwnedFd]) -> io::Result<std::convert::Infallible> {
-    let numbers = mounts.iter().map(|fd| CString::new(fd.as_raw_fd().to_string()));
+/// The cloned mounts and the socket to the gateway stay open across the exec; their numbers are the arguments.
+fn exec_sealed(
+    role: Role,
+    exe: &OwnedFd,
+    mounts: &[OwnedFd],
+    gateway: Option<&gateway::Started>,
+) -> io::Result<std::convert::Infallible> {
+    let numbers = mounts.iter().map(|fd| fd.as_raw_fd().to_string());
     let mut arguments = vec![role.inner_name().to_owned()];
-    for number in numbers {
-        arguments.push(number.map_err(io::Error::other)?);
+    for argument in numbers.chain(gateway.map(gateway::Started::argument)) {
+        arguments.push(CString::new(argument).map_err(io::Error::other)?);
     }
     let environment: [CString; 0] = [];
     let flags = AtFlags::AT_EMPTY_PATH;
@@ -204,14 +230,15 @@ fn exec_sealed(role: Role, exe: &OwnedFd, mounts: &[OwnedFd]) -> io::Result<std:
 /// The descriptors that [`exec_sealed`] passed.
 fn take_mounts() -> io::Result<Vec<OwnedFd>> {
     let number = |arg: String| arg.parse().map_err(io::Error::other).and_then(sys::inherited);
-    std::env::args().skip(1).map(number).collect()
+    std::env::args().skip(1).filter(|arg| !gateway::is_argument(arg)).map(number).collect()
 }
 
 fn inner(role: Role) -> ! {
-    let code = match take_mounts().and_then(|mounts| Ok((mounts, take_socket()?, quiet_streams()?))) {
+    let taken = take_mounts().and_then(|mounts| Ok((mounts, gateway::take()?, take_socket()?)));
+    let code = match taken.and_then(|taken| quiet_streams().map(|()| taken)) {
         Err(_) => 1,
-        Ok((mounts, socket, ())) => match role {
-            Role::Shim => server::run(socket, mounts),
+        Ok((mounts, gateway, socket)) => match role {
+            Role::Shim => server::run(socket, mounts, gateway),
             Role::Worker => worker::serve(&socket),
         },
     };

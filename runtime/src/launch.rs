@@ -17,8 +17,9 @@ use std::process::{Child, Command, Stdio};
 
 pub use maps::host_mapping;
 
-use crate::entry::{self, Boot, Role};
+use crate::entry::{self, Boot, Role, Surroundings};
 use crate::idmap::IdMapping;
+use crate::settings::{Network, NetworkMode};
 use crate::shim::client::{CallError, Connection};
 use crate::shim::protocol::{Fault, Reply, ShimConfig};
 use crate::shim::wire;
@@ -69,6 +70,8 @@ pub struct ShimDirs<'a> {
     pub listener: BorrowedFd<'a>,
     /// The vessel's lock file, locked: the shim holds it as long as it lives.
     pub lock: BorrowedFd<'a>,
+    /// The sockets of the host for [`Network::publish`], in that order: bound, those for TCP listening.
+    pub published: &'a [OwnedFd],
     /// Of the vessel's control group, if it has one: what [`ShimConfig::groups`] counts, and the file that counts processes
     /// killed for want of memory.
     pub groups: &'a [OwnedFd],
@@ -119,9 +122,10 @@ impl Launcher {
     pub fn shim(&self, config: &ShimConfig, dirs: ShimDirs<'_>) -> Result<ShimProcess, LaunchError> {
         let paths = [dirs.image_layers, dirs.sealed_layers, dirs.vessel].map(path_of);
         let paths = paths.into_iter().collect::<Result<Vec<_>, _>>()?;
-        let Started { socket, child } = self.start(Role::Shim, paths)?;
+        let Started { socket, child } =
+            self.start(Role::Shim, paths, surroundings(&config.settings.network))?;
         let mut fds = vec![dirs.image_layers, dirs.sealed_layers, dirs.vessel, dirs.listener, dirs.lock];
-        fds.extend(dirs.groups.iter().map(AsFd::as_fd));
+        fds.extend(dirs.published.iter().chain(dirs.groups).map(AsFd::as_fd));
         let mut connection = Connection::new(socket);
         wire::send(connection.socket(), config, &fds).map_err(CallError::Lost)?;
         match connection.receive()?.0 {
@@ -135,11 +139,16 @@ impl Launcher {
     /// # Errors
     /// [`LaunchError`].
     pub fn worker(&self) -> Result<Worker, LaunchError> {
-        let Started { socket, child } = self.start(Role::Worker, Vec::new())?;
+        let Started { socket, child } = self.start(Role::Worker, Vec::new(), Surroundings::Alone)?;
         Ok(Worker::new(socket, child.release()))
     }
 
-    fn start(&self, role: Role, dirs: Vec<Vec<u8>>) -> Result<Started, LaunchError> {
+    fn start(
+        &self,
+        role: Role,
+        dirs: Vec<Vec<u8>>,
+        surroundings: Surroundings,
+    ) -> Result<Started, LaunchError> {
         let (ours, theirs) = UnixStream::pair().map_err(|e| step("socketpair(AF_UNIX)", e))?;
         let child = Command::new(&self.exe)
             .arg0(role.outer_name())
@@ -151,18 +160,26 @@ impl Launcher {
             .spawn()
             .map_err(|e| step(format!("spawn {:?} as {}", self.exe, role.outer_name()), e))?;
         let child = Reaped(Some(child));
-        self.boot(&ours, child.id(), dirs)?;
+        let begin = Boot::Begin { single: self.ids.is_single(), dirs, surroundings };
+        self.boot(&ours, child.id(), &begin)?;
         Ok(Started { socket: ours, child })
     }
 
     /// Answers the questions of a process that enters its user namespace, until it has.
-    fn boot(&self, socket: &UnixStream, pid: u32, dirs: Vec<Vec<u8>>) -> Result<(), LaunchError> {
-        let begin = Boot::Begin { single: self.ids.is_single(), dirs };
-        wire::send(socket, &begin, &[]).map_err(CallError::Lost)?;
+    fn boot(&self, socket: &UnixStream, pid: u32, begin: &Boot) -> Result<(), LaunchError> {
+        wire::send(socket, begin, &[]).map_err(CallError::Lost)?;
         expect_boot(socket, &Boot::Unshared)?;
         maps::write(pid, &self.ids)?;
         wire::send(socket, &Boot::Mapped, &[]).map_err(CallError::Lost)?;
         expect_boot(socket, &Boot::Ready)
+    }
+}
+
+fn surroundings(network: &Network) -> Surroundings {
+    match network.mode {
+        NetworkMode::Host => Surroundings::HostNetwork,
+        _ if network.needs_gateway() => Surroundings::Gateway,
+        _ => Surroundings::Alone,
     }
 }
 

@@ -9,6 +9,7 @@ mod entry;
 pub mod files;
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod gateway;
 pub mod idmap;
 pub mod launch;
 pub mod layer;

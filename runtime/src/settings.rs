@@ -6,13 +6,13 @@
 
 mod limits;
 mod mounts;
-mod network;
+pub mod network;
 
 use serde::{Deserialize, Serialize};
 
 pub use limits::{LEAST_MEMORY, LEAST_MILLI_CPUS, LimitError, Limits};
 pub use mounts::Mount;
-pub use network::Network;
+pub use network::{Network, NetworkError, NetworkMode};
 
 /// What a vessel's commands may use of the host. The default is what a vessel gets that asks for nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

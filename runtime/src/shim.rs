@@ -9,6 +9,7 @@ mod commands;
 mod container_init;
 pub(crate) mod fault;
 mod freeze;
+mod gateway;
 mod house;
 mod hull;
 pub(crate) mod jobs;

@@ -93,6 +93,9 @@ pub struct ContainerParams {
     pub etc_files: Vec<EtcFile>,
     /// Masked besides the fixed ones: from [`thermal_throttle_paths`].
     pub extra_masked: Vec<String>,
+    /// Bind `/sys` of the process that calls libcontainer instead of mounting a new one, which only the owner of the network
+    /// namespace may.
+    pub bind_sys: bool,
 }
 
 /// What is hidden in the `/proc` of a command, by names in it.
@@ -203,7 +206,10 @@ fn mounts(params: &ContainerParams) -> Vec<Mount> {
         mount("/dev/pts", "devpts", "devpts", &devpts),
         mount("/dev/shm", "tmpfs", "shm", &shm),
         mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
-        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
+        match params.bind_sys {
+            true => mount("/sys", "bind", "/sys", &["bind", "nosuid", "noexec", "nodev", "ro"]),
+            false => mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
+        },
     ];
     // Read-only: these files are the host's, shared by all commands, and no part of the workspace.
     let options = ["bind", "ro", "nosuid", "nodev", "noexec"];
@@ -256,6 +262,7 @@ mod tests {
             files_dir: "/run/v/files".into(),
             etc_files: vec![file("resolv.conf"), file("hosts")],
             extra_masked: vec!["/sys/devices/system/cpu/cpu0/thermal_throttle".into()],
+            bind_sys: false,
         }
     }
 
@@ -293,6 +300,16 @@ mod tests {
             assert!(bind.source().as_ref().unwrap().starts_with("/run/v/files"));
             assert!(bind.options().as_ref().unwrap().contains(&"ro".to_owned()));
         }
+    }
+
+    #[test]
+    fn in_the_host_s_network_sys_is_the_shim_s_and_read_only() {
+        let spec = build(&ContainerParams { bind_sys: true, ..params() });
+        let sys: Vec<_> =
+            spec.mounts().as_ref().unwrap().iter().filter(|m| m.destination() == Path::new("/sys")).collect();
+        let [sys] = sys.as_slice() else { panic!("{sys:?}") };
+        assert_eq!((sys.typ().as_deref(), sys.source().as_deref()), (Some("bind"), Some(Path::new("/sys"))));
+        assert!(sys.options().as_ref().unwrap().contains(&"ro".to_owned()));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub(super) mod limits;
+pub(super) mod network;
 
 use std::time::Duration;
 
@@ -33,6 +34,8 @@ pub(super) struct Flags {
     pull: When,
     #[command(flatten)]
     limits: limits::VesselLimits,
+    #[command(flatten)]
+    network: network::NetworkFlags,
 }
 
 impl Flags {
@@ -44,6 +47,7 @@ impl Flags {
         if let Some(id) = self.id {
             options = options.id(id);
         }
+        options.settings.network = self.network.into();
         self.labels.into_iter().fold(options, |options, (key, value)| options.label(key, value))
     }
 }
@@ -55,6 +59,8 @@ Examples:
   vesselrt create debian:12
   vesselrt create debian:12 --id build --workdir /src --label team=infra
   vesselrt create debian:12 --cpus 1.5 --memory 512m --pids 256 --disk 2g --timeout 10m
+  vesselrt create debian:12 --allow deb.debian.org --allow '*.npmjs.org:443'
+  vesselrt create debian:12 --network isolated --publish 8080:80
 
 A limit that this host cannot enforce is refused, unless --best-effort is given: see `vesselrt doctor`.")]
 pub(super) struct Create {
@@ -159,10 +165,12 @@ pub(super) async fn inspect(args: &Inspect, context: &Context) -> Outcome {
     let manifest = manager.vessel_manifest(&args.id).await?;
     let status = status(&manager, &args.id).await?;
     let limits = manager.vessel_limits(&args.id).await?;
+    let settings = manager.vessel_settings(&args.id).await?;
     if context.json {
         let mut value = to_json(&manifest, status.as_ref())?;
         let shown = update::to_json(&limits);
         (value["limits"], value["enforcement"]) = (shown["limits"].clone(), shown["enforcement"].clone());
+        value["network"] = network::to_json(&settings.network);
         return context.print_json(&value);
     }
     let now = OffsetDateTime::now_utc();
@@ -178,6 +186,7 @@ pub(super) async fn inspect(args: &Inspect, context: &Context) -> Outcome {
     table.row(["created", &ago(manifest.create_time, now)]);
     table.row(["updated", &ago(manifest.update_time, now)]);
     update::rows(&limits, &mut table);
+    network::rows(&settings.network).into_iter().for_each(|row| table.row(row));
     for (key, value) in &manifest.labels {
         table.row(["label", &printable(format!("{key}={value}").as_bytes())]);
     }

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use time::OffsetDateTime;
+use vesselrt_runtime::settings::network::PROXY_VARIABLES;
 use vesselrt_runtime::settings::{Limits, Settings};
 use vesselrt_runtime::shim::client::Connection;
 use vesselrt_runtime::shim::protocol::{FaultKind, Request};
@@ -100,6 +101,13 @@ impl CreateOptions {
         self
     }
 
+    /// Sets what its commands may use of the host.
+    #[must_use]
+    pub fn settings(mut self, settings: Settings) -> Self {
+        self.settings = settings;
+        self
+    }
+
     /// Sets whether it is thrown away after use.
     #[must_use]
     pub fn volatile(mut self, volatile: bool) -> Self {
@@ -118,12 +126,16 @@ pub(super) async fn create(
             .map_err(|e| Error::invalid(format!("invalid id of a vessel: {id:?}")).with_source(e))?;
     }
     options.settings.limits.check()?;
+    options.settings.network.check().map_err(|e| Error::invalid(e.to_string()))?;
     let (_in_use, record) = manager.obtain_image(&options.image, options.pull, progress).await?;
     let (own, image) = (Arc::clone(manager), record.clone());
     blocking(move || own.unpack_image(&image, &mut |_| {})).await?;
     let work_dir = paths::work_dir(&options.work_dir, image_work_dir(&record))?;
     let mut state = VesselState::new(image_state(&record)?, Vec::new(), options.volatile);
     state.settings = options.settings.clone();
+    if state.settings.network.is_proxied() {
+        state.image.defaults.env.retain(|entry| !names_a_proxy(entry));
+    }
     let (id, dir, lock) = take_id(manager, options.id.as_deref(), &state).await?;
     let dir = Arc::new(dir);
     let now = OffsetDateTime::now_utc();
@@ -149,6 +161,11 @@ pub(super) async fn create(
             Err(error)
         }
     }
+}
+
+/// An image may have been made behind a proxy of its own, to which there is no way here.
+fn names_a_proxy(entry: &str) -> bool {
+    entry.split_once('=').is_some_and(|(name, _)| PROXY_VARIABLES.contains(&name))
 }
 
 /// Starts the shim, makes the working directory, and saves the manifest: from then on the vessel exists.

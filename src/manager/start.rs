@@ -11,6 +11,7 @@ use vesselrt_runtime::shim::protocol::{Driver, ShimConfig, VERSION};
 
 use super::ManagerInner;
 use super::limits::{self, Entrance};
+use super::network;
 use super::open::{generation_name, write_state};
 use crate::error::{Error, ErrorKind, Result};
 use crate::state::VesselState;
@@ -32,6 +33,7 @@ pub(super) fn start(
         None => manager.config.overlay.candidates(),
     };
     renew_work_dir(manager, dir, state)?;
+    let published = network::bind(&state.settings.network)?;
     let entrance = limits::begin(manager, id, dir, &state.settings.limits)?;
     let listener = listen(dir)?;
     let dirs = ShimDirs {
@@ -40,6 +42,7 @@ pub(super) fn start(
         vessel: dir,
         listener: listener.as_fd(),
         lock: lock.as_fd(),
+        published: &published,
         groups: &entrance.fds,
     };
     let stack = manager.store.stack(state);

@@ -43,6 +43,12 @@ pub(crate) enum Cap {
     ControlGroups,
     /// qemu-system-x86_64, and the kernel of Debian's cloud images or apt to get it.
     VirtualMachines,
+    /// pasta, and a device for it.
+    Pasta,
+    /// slirp4netns, and a device for it.
+    Slirp,
+    /// A Debian root file system with curl, Python and Node.js, or mmdebstrap to make one.
+    NetworkDebian,
 }
 
 /// Whether the machine has all of it. Says what is missing, and panics about it where nothing may be missing.
@@ -91,6 +97,9 @@ impl Cap {
                 vesselrt_runtime::cgroup::Group::plan("vesselrt-probe", &limits).is_ok()
             }
             Self::VirtualMachines => super::machine::can_boot(),
+            Self::Pasta => which("pasta").is_some() && tun(),
+            Self::Slirp => which("slirp4netns").is_some() && tun(),
+            Self::NetworkDebian => super::image::network_debian_tar().is_some(),
         }
     }
 }
@@ -120,6 +129,10 @@ fn overlay() -> bool {
     }
     let script = "cd \"$0\" && mount -t overlay overlay -o userxattr,lowerdir=lower,upperdir=upper,workdir=work merged";
     succeeds("unshare", &["-rm", "sh", "-c", script, dir.path().to_str().unwrap()])
+}
+
+fn tun() -> bool {
+    File::options().read(true).write(true).open("/dev/net/tun").is_ok()
 }
 
 /// Has the kernel no interpreter to load for it, it runs in an image without libraries.

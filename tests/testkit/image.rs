@@ -201,21 +201,33 @@ pub(crate) fn debian_tar() -> Option<PathBuf> {
         if fs::File::open(&shared).is_ok_and(|file| file.metadata().is_ok_and(|m| m.len() > 50 << 20)) {
             return Some(shared);
         }
-        make_debian()
+        make_debian("debian", "")
     })
     .clone()
 }
 
-fn make_debian() -> Option<PathBuf> {
+/// [`debian_tar`] with curl, Python and Node.js.
+pub(crate) fn network_debian_tar() -> Option<PathBuf> {
+    static TAR: OnceLock<Option<PathBuf>> = OnceLock::new();
+    TAR.get_or_init(|| match std::env::var_os("VESSELRT_TEST_DEBIAN_NET") {
+        Some(path) => Some(path.into()).filter(|path: &PathBuf| path.is_file()),
+        None => make_debian("debian-net", "--include=curl,python3,nodejs,ca-certificates"),
+    })
+    .clone()
+}
+
+/// With `flag` for mmdebstrap, unless it is empty.
+fn make_debian(name: &str, flag: &str) -> Option<PathBuf> {
     let user = rustix::process::geteuid().as_raw();
-    let path = std::env::temp_dir().join(format!("vesselrt-debian-{user}.tar"));
+    let path = std::env::temp_dir().join(format!("vesselrt-{name}-{user}.tar"));
     let lock = fs::File::create(path.with_extension("lock")).ok()?;
     // Tests of other processes wait for the first.
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).ok()?;
     if !path.is_file() {
         let staged = path.with_extension("staged.tar");
         let mut command = Command::new(which("mmdebstrap")?);
-        command.args(["--quiet", "--variant=minbase", "bookworm"]).arg(&staged);
+        command.args(["--quiet", "--variant=minbase"]).args(Some(flag).filter(|flag| !flag.is_empty()));
+        command.arg("bookworm").arg(&staged);
         if !command.status().ok()?.success() {
             return None;
         }

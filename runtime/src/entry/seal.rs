@@ -40,6 +40,13 @@ fn read_only_mount() -> io::Result<OwnedFd> {
     Ok(mount)
 }
 
+/// This process's executable for a process that no vessel ever sees.
+pub(super) fn plain_executable() -> io::Result<OwnedFd> {
+    let file = rustix::fs::open(SELF, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let executable = rustix::fs::fstat(&file)?.st_mode & 0o001 != 0;
+    if executable { Ok(file) } else { sealed_copy() }
+}
+
 fn sealed_copy() -> io::Result<OwnedFd> {
     let from = rustix::fs::open(SELF, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     let memory = rustix::fs::memfd_create("vesselrt", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;

@@ -21,6 +21,8 @@ pub(super) struct Ground {
     /// Ids `0..ids` exist.
     pub(super) ids: u32,
     pub(super) masked: Vec<String>,
+    /// `/sys` is the shim's: a new one cannot be mounted in the host's network.
+    pub(super) bind_sys: bool,
 }
 
 /// A command that runs, or whose end has not been told yet.

@@ -15,6 +15,8 @@
 //! it into this tmpfs (CVE-2026-41579 and its kind).
 #![forbid(unsafe_code)]
 
+mod sysfs;
+
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -69,6 +71,15 @@ const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 /// Places where the new root may be attached for the moment before it becomes the root: any directory does.
 const STEPPING_STONES: [&str; 4] = ["/tmp", "/run", "/mnt", "/dev"];
 
+/// What differs in the generated files from network to network.
+#[derive(Debug)]
+pub(super) struct EtcFiles {
+    /// The beginning of `/etc/hosts`, lines that have ended.
+    pub(super) hosts: String,
+    /// All of `/etc/resolv.conf`.
+    pub(super) resolv_conf: String,
+}
+
 /// A step that failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{step}: {source}")]
@@ -96,7 +107,7 @@ pub(super) struct Site {
 
 impl Site {
     /// Builds the tree in a fresh tmpfs.
-    pub(super) fn build(hostname: &str) -> Result<Self, HouseError> {
+    pub(super) fn build(hostname: &str, files: &EtcFiles, on_host: bool) -> Result<Self, HouseError> {
         let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
         rustix::mount::mount_change("/", private).map_err(|e| at("make / private")(e.into()))?;
         let stone = STEPPING_STONES
@@ -120,8 +131,8 @@ impl Site {
         }
         attach(&proc, &site.path("proc")).map_err(at("attach /proc"))?;
         site.attach_devices(devices)?;
-        site.attach_sys()?;
-        site.write_files(hostname)?;
+        site.attach_sys(on_host)?;
+        site.write_files(hostname, files)?;
         Ok(site)
     }
 
@@ -173,11 +184,14 @@ impl Site {
         Ok(())
     }
 
-    fn attach_sys(&self) -> Result<(), HouseError> {
+    fn attach_sys(&self, on_host: bool) -> Result<(), HouseError> {
         let flags = MountAttrFlags::MOUNT_ATTR_NODEV
             | MountAttrFlags::MOUNT_ATTR_NOSUID
             | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-        let sys = file_system("sysfs", &[], flags).map_err(at("mount sysfs"))?;
+        let sys = match on_host {
+            true => sysfs::of_nobody(flags).map_err(at("mount the sysfs of another network"))?,
+            false => file_system("sysfs", &[], flags).map_err(at("mount sysfs"))?,
+        };
         attach(&sys, &self.path("sys")).map_err(at("attach /sys"))?;
         // Read-only: where our group is delegated to this user, libcontainer would make groups in it, beside processes,
         // which the kernel refuses in the end. Read-only it goes on without, as where it may not.
@@ -186,14 +200,11 @@ impl Site {
         attach(&cgroup, &self.path("sys/fs/cgroup")).map_err(at("attach /sys/fs/cgroup"))
     }
 
-    fn write_files(&self, hostname: &str) -> Result<(), HouseError> {
-        let hosts = format!(
-            "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{hostname}\n"
-        );
+    fn write_files(&self, hostname: &str, files: &EtcFiles) -> Result<(), HouseError> {
         let files = [
-            ("hosts", hosts),
+            ("hosts", format!("{}127.0.1.1\t{hostname}\n", files.hosts)),
             ("hostname", format!("{hostname}\n")),
-            ("resolv.conf", "# this vessel has no network\n".to_owned()),
+            ("resolv.conf", files.resolv_conf.clone()),
         ];
         for (name, text) in files {
             for dir in [FILES, "/skeleton/etc"] {

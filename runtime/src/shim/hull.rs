@@ -78,6 +78,7 @@ impl Hull {
             files_dir: PathBuf::from(house::FILES),
             etc_files: points.etc_files.clone(),
             extra_masked: ground.masked.clone(),
+            bind_sys: ground.bind_sys,
         };
         let facts = Facts {
             lock: Rc::new(lock),

@@ -40,8 +40,8 @@ pub struct MountSpec {
 
 /// The first frame a shim reads, on its standard input.
 ///
-/// Descriptors with it, in order: `images/layers`, `layers`, the vessel's directory, the listening socket, the lock; then
-/// those of its control group as with [`Request::Limit`].
+/// Descriptors with it, in order: `images/layers`, `layers`, the vessel's directory, the listening socket, the lock, the sockets of
+/// published ports; then those of its control group as with [`Request::Limit`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ShimConfig {
     /// Must be [`VERSION`].

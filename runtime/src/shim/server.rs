@@ -38,8 +38,8 @@ use super::wire;
 const CLIENT_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Runs a shim on its first connection, with the mounts of its three directories; returns the exit code of the process.
-pub(crate) fn run(socket: UnixStream, mounts: Vec<OwnedFd>) -> i32 {
-    match setup::server(&socket, mounts) {
+pub(crate) fn run(socket: UnixStream, mounts: Vec<OwnedFd>, gateway: Option<crate::entry::Gateway>) -> i32 {
+    match setup::server(&socket, mounts, gateway) {
         Ok(mut server) => {
             if wire::send(&socket, &Reply::Done, &[]).is_err() {
                 return 1;
@@ -81,6 +81,7 @@ struct Server {
     dirs: Dirs,
     ground: Ground,
     limiter: Limiter,
+    network: super::gateway::Attached,
     /// `None` only while layers are exchanged, or after that failed.
     mounted: Option<Mounted>,
     /// What was mounted before it was taken away for an exchange.
@@ -174,6 +175,7 @@ impl Server {
         if self.destroy {
             self.remove_writable_layer();
         }
+        self.network.end();
         let _ = rustix::fs::unlinkat(&self.dirs.vessel, super::client::SOCKET, rustix::fs::AtFlags::empty());
     }
 

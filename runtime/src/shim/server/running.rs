@@ -89,6 +89,8 @@ impl Server {
         mut request: ExecRequest,
         mut fds: Vec<OwnedFd>,
     ) -> Result<u64, Fault> {
+        self.network.check()?;
+        self.network.complete(&mut request.env);
         let watched = self.limiter.prepare(&mut request.confinement, &mut fds)?;
         let mounted = self.mounted.as_ref().ok_or_else(not_mounted)?;
         let start = commands::resolve(&request, &mounted.root, &self.ground, &mut self.running.users)?;

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, VecDeque};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
@@ -10,8 +10,10 @@ use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit};
 
 use super::Server;
+use crate::settings::NetworkMode;
 use crate::shim::commands::Ground;
-use crate::shim::house::{self, HouseError, Site};
+use crate::shim::gateway::Attaching;
+use crate::shim::house::{self, EtcFiles, HouseError, Site};
 use crate::shim::limits::Limiter;
 use crate::shim::loopback;
 use crate::shim::mounted::{self, Dirs, Mounted};
@@ -23,16 +25,28 @@ use crate::spec;
 const STORE_AND_SOCKET: usize = 5;
 
 /// Reads the configuration and builds everything.
-pub(super) fn server(socket: &UnixStream, mounts: Vec<OwnedFd>) -> Result<Server, Fault> {
+pub(super) fn server(
+    socket: &UnixStream,
+    mounts: Vec<OwnedFd>,
+    gateway: Option<crate::entry::Gateway>,
+) -> Result<Server, Fault> {
     let (config, mut fds) = configuration(socket)?;
-    let groups = fds.split_off(fds.len().min(STORE_AND_SOCKET));
+    let mut published = fds.split_off(fds.len().min(STORE_AND_SOCKET));
+    let groups = published.split_off(published.len().min(config.settings.network.publish.len()));
     let [image_layers, sealed_layers, vessel, listener, lock] = <[OwnedFd; 5]>::try_from(fds)
         .map_err(|_| Fault::new(FaultKind::InvalidArgument, "a shim needs five descriptors"))?;
     raise_descriptor_limit();
     // The mode that a request names is the mode that a file gets.
     rustix::process::umask(Mode::empty());
-    loopback::up().map_err(|e| Fault::io("bring up the loopback interface", &e))?;
-    let site = Site::build(&config.hostname).map_err(|e| house_fault(&e))?;
+    let on_host = config.settings.network.mode == NetworkMode::Host;
+    if !on_host {
+        loopback::up().map_err(|e| Fault::io("bring up the loopback interface", &e))?;
+    }
+    let network = Attaching::new(config.settings.network, gateway)?;
+    network.begin(vessel.as_fd(), &published)?;
+    drop(published);
+    let files = EtcFiles { hosts: network.hosts(), resolv_conf: network.resolv_conf() };
+    let site = Site::build(&config.hostname, &files, on_host).map_err(|e| house_fault(&e))?;
     let dirs =
         site.attach_store(mounts, &[image_layers, sealed_layers, vessel]).map_err(|e| house_fault(&e))?;
     mounted::sweep(&dirs);
@@ -40,9 +54,10 @@ pub(super) fn server(socket: &UnixStream, mounts: Vec<OwnedFd>) -> Result<Server
     let limiter = Limiter::new(config.settings.limits, groups, config.groups)?;
     Ok(Server {
         listener: UnixListener::from(listener),
-        ground: ground(config.hostname)?,
         limiter,
         processes: super::detached::Processes::begin(&dirs.vessel),
+        ground: ground(config.hostname, on_host)?,
+        network: network.finish()?,
         dirs,
         mounted: Some(mounted),
         detached: None,
@@ -94,9 +109,10 @@ fn mount(spec: crate::shim::protocol::MountSpec, dirs: &Dirs, site: Site) -> Res
     }
 }
 
-fn ground(hostname: String) -> Result<Ground, Fault> {
+fn ground(hostname: String, on_host: bool) -> Result<Ground, Fault> {
     Ok(Ground {
         hostname,
+        bind_sys: on_host,
         ids: crate::idmap::mapped_here().map_err(|e| Fault::io("read /proc/self/uid_map", &e))?,
         masked: spec::thermal_throttle_paths(),
     })
