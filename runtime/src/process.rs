@@ -239,6 +239,8 @@ impl Records {
             if let Some(dir) = self.get(number)?
                 && End::read(&dir)?.is_none()
             {
+                // What a power cut left may be without it.
+                End::reserve(&dir)?;
                 End::lost(now_us).write(&dir)?;
             }
         }

@@ -63,14 +63,14 @@ impl End {
     /// Writes it into the room that was made for it, in one piece: readers see blanks or all of it.
     ///
     /// # Errors
-    /// Those of writing.
+    /// Those of writing; `NotFound` when there is no room for it, as in a record that is being removed.
     pub fn write(&self, dir: impl AsFd) -> io::Result<()> {
         let mut bytes = serde_json::to_vec(self).map_err(io::Error::other)?;
         if bytes.len() > SIZE {
             return Err(io::ErrorKind::InvalidData.into());
         }
         bytes.resize(SIZE, b' ');
-        open(dir, OFlags::WRONLY | OFlags::CREATE)?.write_all_at(&bytes, 0)
+        open(dir, OFlags::WRONLY)?.write_all_at(&bytes, 0)
     }
 
     /// Waits until it is on disk.

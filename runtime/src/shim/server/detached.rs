@@ -192,7 +192,7 @@ impl Server {
     fn finish(&mut self, number: u64) {
         let Some(process) = self.processes.live.remove(&number) else { return };
         if !matches!(End::read(&process.dir), Ok(Some(_))) {
-            // Where this fails too, the process is lost when the next shim looks at it.
+            // Where this fails too, the process was forgotten meanwhile, or is lost when the next shim looks at it.
             let _ = process.end.unwrap_or_else(|| End::lost(now_us())).write(&process.dir);
         }
         self.tell_waiters(process.waiters);
