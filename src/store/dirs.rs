@@ -132,10 +132,13 @@ pub(crate) fn read_small(dir: BorrowedFd<'_>, name: &str, limit: u64) -> Result<
         Err(Errno::NOENT) => return Ok(None),
         Err(e) => return Err(failed(e.into())),
     };
-    if !file.metadata().map_err(failed)?.is_file() {
+    let metadata = file.metadata().map_err(failed)?;
+    if !metadata.is_file() {
         return Err(Error::integrity(format!("{name:?} in the store is not a regular file")));
     }
-    let mut bytes = Vec::new();
+    // One more, so that the end is met at once.
+    let size = usize::try_from(metadata.len().min(limit)).unwrap_or_default();
+    let mut bytes = Vec::with_capacity(size + 1);
     file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > limit {
         return Err(Error::integrity(format!("{name:?} in the store has more than {limit} bytes")));

@@ -140,8 +140,7 @@ async fn many_commands_leave_nothing_in_the_shim(store: &Store) {
     let (_manager, vessel) = store.vessel().await;
     let both = async |count: usize| {
         for n in 0..count {
-            let done =
-                vessel.exec(ExecOptions::new(["true"]).persist_result(n % 2 == 0)).await.unwrap();
+            let done = vessel.exec(ExecOptions::new(["true"]).persist_result(n % 2 == 0)).await.unwrap();
             assert!(done.success());
         }
     };
@@ -216,7 +215,8 @@ async fn a_command_that_cannot_be_executed_leaves_the_next_one_alone(store: &Sto
 
 async fn many_commands_at_once_are_apart(store: &Store) {
     let (_manager, vessel) = store.vessel().await;
-    let script = "echo $$ > /dev/shm/pid; sleep 0.2; [ $(ls -d /proc/[0-9]* | wc -l) -lt 8 ] && cat /dev/shm/pid";
+    let script =
+        "echo $$ > /dev/shm/pid; sleep 0.2; [ $(ls -d /proc/[0-9]* | wc -l) -lt 8 ] && cat /dev/shm/pid";
     let running: Vec<_> = (0..12)
         .map(|n| {
             let vessel = vessel.clone();

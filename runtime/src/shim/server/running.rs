@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use super::requests::{Handled, Outcome};
 use super::{Server, State, not_mounted, wire};
@@ -216,6 +217,11 @@ impl Server {
         running.throws_away && quiet && !running.touched && !hull.has_throw_away(running.writes)
     }
 
+    /// How long is waited for a request before a chore.
+    pub(super) fn before_chore(&self) -> Duration {
+        self.running.hull.as_ref().map_or(Duration::ZERO, Hull::moment)
+    }
+
     /// Does one thing for the commands to come.
     pub(super) fn chore(&mut self) {
         let done = self.try_chore();
@@ -231,8 +237,8 @@ impl Server {
             self.ready_hull()?;
             return Ok(true);
         }
-        if self.running.hull.as_mut().is_some_and(Hull::refill) {
-            return Ok(true);
+        if let Some(hull) = self.running.hull.as_mut().filter(|hull| hull.wants()) {
+            return Ok(hull.refill());
         }
         if !self.running.hull.as_ref().is_some_and(|hull| self.wants_throw_away(hull)) {
             return Ok(false);
