@@ -15,6 +15,26 @@ use crate::shim::mounted::Scratch;
 use crate::shim::protocol::{ExecRequest, ExitStatus, Fault, FaultKind, Reply};
 use crate::spec::{self, MountPointError, MountPoints};
 
+/// Hulls that end only when all commands have. More are made only by what goes wrong again and again.
+const MOST_RETIRED: usize = 8;
+
+/// How long is waited for a request before a hull is made in a vessel that may not be for commands.
+const NO_COMMAND: Duration = Duration::from_millis(5);
+
+/// Why a command could not be started.
+enum Refusal {
+    /// The vessel, or the host, does not allow it.
+    Vessel(Fault),
+    /// There was no place for it in the container.
+    Place(Fault),
+}
+
+impl From<Fault> for Refusal {
+    fn from(fault: Fault) -> Self {
+        Self::Vessel(fault)
+    }
+}
+
 /// What the server knows of the hull and of what was done to the vessel since it was made.
 #[derive(Debug)]
 pub(super) struct Running {
@@ -30,6 +50,8 @@ pub(super) struct Running {
     writes: u64,
     /// A command that leaves nothing was run: there will be another one.
     throws_away: bool,
+    /// A command was run.
+    has_run: bool,
     /// What is done ahead failed: the next command says why.
     hopeless: bool,
 }
@@ -44,6 +66,7 @@ impl Default for Running {
             touched: true,
             writes: 0,
             throws_away: false,
+            has_run: false,
             hopeless: false,
         }
     }
@@ -76,14 +99,23 @@ impl Server {
         let mounted = self.mounted.as_ref().ok_or_else(not_mounted)?;
         let start = commands::resolve(request, &mounted.root, &self.ground, &mut self.running.users)?;
         let number = self.number();
-        let launched = self.launch(number, &start, fds, request.ephemeral).or_else(|_| {
-            // Somebody may have killed the container.
-            self.retire_hull();
-            self.launch(number, &start, fds, request.ephemeral)
-        });
-        let mut command = launched.inspect_err(|_| self.settle())?;
+        let launched = match self.launch(number, &start, fds, request.ephemeral) {
+            // Somebody may have killed the container, or a part of it.
+            Err(Refusal::Place(_)) if self.running.retired.len() < MOST_RETIRED => {
+                self.retire_hull();
+                self.launch(number, &start, fds, request.ephemeral)
+            }
+            other => other,
+        };
+        let mut command = launched.map_err(|refusal| {
+            self.settle();
+            match refusal {
+                Refusal::Vessel(fault) | Refusal::Place(fault) => fault,
+            }
+        })?;
         (command.client, command.announce) = (Some(id), announce || start.terminal.is_some());
         self.commands.insert(number, command);
+        self.running.has_run = true;
         if let Some(client) = self.clients.get_mut(&id) {
             client.state = State::Running(number);
         }
@@ -96,7 +128,7 @@ impl Server {
         start: &Start,
         fds: &[OwnedFd],
         ephemeral: bool,
-    ) -> Result<Command, Fault> {
+    ) -> Result<Command, Refusal> {
         self.ready_hull()?;
         let quiet = !self.commands.values().any(Command::persists);
         let running = &mut self.running;
@@ -107,16 +139,17 @@ impl Server {
                 let mounted = self.mounted.as_ref().ok_or_else(not_mounted)?;
                 hull.make_throw_away(number, running.writes, mounted, &self.dirs)?;
             }
-            hull.take_throw_away(&self.dirs)?
+            hull.take_throw_away(&self.dirs)
         } else {
             running.writes += 1;
-            hull.take(&self.dirs)?
+            hull.take(&self.dirs)
         };
+        let berth = berth.map_err(Refusal::Place)?;
         Command::new(berth, start, fds).map_err(|(fault, berth)| {
             if let Some(scratch) = berth.scratch {
                 running.leaving.push((number, berth.pidfd, scratch));
             }
-            fault
+            Refusal::Place(fault)
         })
     }
 
@@ -219,7 +252,14 @@ impl Server {
 
     /// How long is waited for a request before a chore.
     pub(super) fn before_chore(&self) -> Duration {
-        self.running.hull.as_ref().map_or(Duration::ZERO, Hull::moment)
+        match &self.running.hull {
+            Some(hull) => hull.moment(),
+            // One that is thrown away was made for a command.
+            None if self.running.has_run || self.mounted.as_ref().is_some_and(|m| m.spec.volatile) => {
+                Duration::ZERO
+            }
+            None => NO_COMMAND,
+        }
     }
 
     /// Does one thing for the commands to come.
