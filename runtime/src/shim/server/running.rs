@@ -19,7 +19,7 @@ use crate::spec::{self, MountPointError, MountPoints};
 const MOST_RETIRED: usize = 8;
 
 /// How long is waited for a request before a hull is made in a vessel that may not be for commands.
-const NO_COMMAND: Duration = Duration::from_millis(5);
+const NO_COMMAND: Duration = Duration::from_millis(50);
 
 /// Why a command could not be started.
 enum Refusal {
