@@ -97,7 +97,7 @@ fn manifest(root: BorrowedFd<'_>, id: &str) -> Option<VesselManifest> {
     let data = dirs::open(root, "data").ok()??;
     let dir = dirs::open(dirs::open(data.as_fd(), "vessels").ok()??.as_fd(), id).ok()??;
     let read = |name: &&str| dirs::read_small(dir.as_fd(), name, MAX_MANIFEST).ok().flatten();
-    let bytes = MANIFESTS.iter().find_map(|name| read(name))?;
+    let bytes = MANIFESTS.iter().find_map(read)?;
     VesselManifest::parse_for(id, &bytes).ok()
 }
 

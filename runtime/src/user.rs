@@ -155,15 +155,24 @@ pub fn resolve(root: &Root, spec: &str, id_count: u32) -> Result<Identity, UserE
 
 /// What both databases were when they were looked at: another stamp, another answer of [`resolve`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Stamp([Option<(u64, u64, i64, u64, i64, u64)>; 2]);
+pub(crate) struct Stamp([Option<FileStamp>; 2]);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct FileStamp {
+    device: u64,
+    inode: u64,
+    changed: (i64, u64),
+    size: i64,
+}
 
 /// `None` where that cannot be told.
 pub(crate) fn stamp(root: &Root) -> Option<Stamp> {
     let of = |kind: Kind| match root.open(Path::new(kind.path()), OFlags::PATH, 0) {
         Ok(found) => {
             let stat = rustix::fs::fstat(found).ok()?;
-            let size = u64::try_from(stat.st_size).ok()?;
-            Some(Some((stat.st_dev, stat.st_ino, stat.st_ctime, stat.st_ctime_nsec, stat.st_mtime, size)))
+            // Whatever changes it changes this time, too.
+            let changed = (stat.st_ctime, stat.st_ctime_nsec);
+            Some(Some(FileStamp { device: stat.st_dev, inode: stat.st_ino, changed, size: stat.st_size }))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Some(None),
         Err(_) => None,

@@ -19,6 +19,7 @@ tests!(
     a_database_of_users_that_never_ends_stops_nobody,
     a_command_that_cannot_be_executed_leaves_the_next_one_alone,
     many_commands_at_once_are_apart,
+    the_init_of_a_command_has_no_more_than_the_command,
 );
 
 /// The processes below `pid` that have this name.
@@ -227,6 +228,21 @@ async fn many_commands_at_once_are_apart(store: &Store) {
         .collect();
     for command in running {
         assert_eq!(within(PATIENCE, "a command", command).await.unwrap(), "2\n");
+    }
+    vessel.close().await.unwrap();
+}
+
+async fn the_init_of_a_command_has_no_more_than_the_command(store: &Store) {
+    let (_manager, vessel) = store.vessel().await;
+    for persist in [true, false] {
+        let script = "grep ^Cap /proc/1/status; grep ^Cap /proc/self/status; \
+             { for fd in /proc/1/fd/*; do readlink $fd; done; cat /proc/1/maps /proc/1/environ; } 2>/dev/null | wc -l";
+        let options = ExecOptions::new(["sh", "-c", script]).persist_result(persist);
+        let said = crate::testkit::run_in(&vessel, options).await.unwrap().out;
+        let lines: Vec<&str> = said.lines().collect();
+        assert_eq!(lines.len(), 11, "{said}");
+        assert_eq!(lines[..5], lines[5..10], "{said}");
+        assert_eq!(lines[10].trim(), "0", "what the init has open and mapped is not to be looked at: {said}");
     }
     vessel.close().await.unwrap();
 }

@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::OFlags;
@@ -30,8 +31,10 @@ use crate::spec::{ContainerParams, EtcFile, MountPoints};
 
 /// Group of terminals on every Linux.
 const TTY_GID: u32 = 5;
-/// Berths that wait for commands.
+/// Berths that wait for commands, where there are many.
 const SPARE: usize = 2;
+/// How long is waited after the first command of a hull, which may be the last one, before anything is made for more.
+const MOMENT: Duration = Duration::from_millis(2);
 
 /// A container that runs.
 #[derive(Debug)]
@@ -47,6 +50,8 @@ pub(super) struct Hull {
     /// What it is mounted on, kept open: the number of none of them is given to another file while it is.
     places: Vec<Place>,
     berths: Vec<Ordered>,
+    /// Commands that have had one.
+    taken: u64,
     /// One for a command that leaves nothing, and how often the vessel had been written to when it was made.
     throw_away: Option<(Ordered, u64)>,
 }
@@ -93,7 +98,18 @@ impl Hull {
         let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())
             .map_err(|e| Fault::io("pidfd_open", &e.into()))?;
         let (etc_files, berths) = (points.etc_files.clone(), Vec::new());
-        Ok(Self { number, control, report, pid, pidfd, etc_files, places, berths, throw_away: None })
+        Ok(Self {
+            number,
+            control,
+            report,
+            pid,
+            pidfd,
+            etc_files,
+            places,
+            berths,
+            taken: 0,
+            throw_away: None,
+        })
     }
 
     /// Whether everything that is mounted in it still is, and is what would be mounted now; `points` were prepared just now.
@@ -103,19 +119,23 @@ impl Hull {
         points.etc_files == self.etc_files && self.places.iter().all(same)
     }
 
-    /// Orders what is missing for the commands to come, one at a time; whether there was something to do.
+    /// Orders one for the commands to come; false when that failed.
     pub(super) fn refill(&mut self) -> bool {
-        let missing = self.berths.len() < SPARE;
-        if missing && let Ok(ordered) = Ordered::new(&self.control, None) {
-            self.berths.push(ordered);
-            return true;
+        match Ordered::new(&self.control, None) {
+            Ok(ordered) => self.berths.push(ordered),
+            Err(_) => return false,
         }
-        false
+        true
     }
 
     /// Whether [`Self::refill`] has something to do.
     pub(super) fn wants(&self) -> bool {
-        self.berths.len() < SPARE
+        self.berths.len() < if self.taken == 0 { 1 } else { SPARE }
+    }
+
+    /// How long is waited for a request before anything is made for commands to come.
+    pub(super) fn moment(&self) -> Duration {
+        if self.taken == 1 { MOMENT } else { Duration::ZERO }
     }
 
     /// Whether one is ready for a command that leaves nothing, and sees all that was written, if there were `writes`.
@@ -150,6 +170,7 @@ impl Hull {
         if self.berths.is_empty() {
             self.refill();
         }
+        self.taken += 1;
         let berth = match self.berths.is_empty() {
             true => Err(Berth::gone()),
             false => self.berths.remove(0).ready(dirs),
@@ -169,6 +190,7 @@ impl Hull {
 
     /// The berth that [`Self::make_throw_away`] made.
     pub(super) fn take_throw_away(&mut self, dirs: &Dirs) -> Result<Berth, Fault> {
+        self.taken += 1;
         let (ordered, _) = self.throw_away.take().ok_or_else(Berth::gone)?;
         ordered.ready(dirs).map_err(|fault| self.explain(fault))
     }
@@ -183,12 +205,8 @@ impl Hull {
     pub(super) fn end(mut self, dirs: &Dirs) {
         // ESRCH: it has ended.
         let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
-        loop {
-            match rustix::event::poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], None) {
-                Err(rustix::io::Errno::INTR) => {}
-                _ => break,
-            }
-        }
+        let ended = || rustix::event::poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], None);
+        while matches!(ended(), Err(rustix::io::Errno::INTR)) {}
         super::server::reap(self.pid);
         self.drop_throw_away(dirs);
         // What libcontainer wrote down; its cgroup was never made where we may not.

@@ -134,7 +134,7 @@ impl Server {
     fn serve(&mut self) {
         while !self.done() {
             let chore = self.has_chore();
-            let patience = if chore { Some(Duration::ZERO) } else { self.patience() };
+            let patience = if chore { Some(self.before_chore()) } else { self.patience() };
             let Ok(ready) = self.wait(patience) else { return };
             self.end_late_capture();
             if chore && ready.is_empty() {

@@ -63,7 +63,7 @@ pub(super) fn furnish(root: Option<OwnedFd>, facts: &Facts) -> Result<(), Unfurn
 }
 
 fn clone_devices() -> Result<Vec<OwnedFd>, Unfurnished> {
-    let clone = |name: &str| clone_tree(CWD, &format!("/dev/{name}"), false);
+    let clone = |name: &str| clone_tree(CWD, format!("/dev/{name}"), false);
     DEVICES.into_iter().map(clone).collect::<Result<_, _>>().map_err(at("clone the devices"))
 }
 

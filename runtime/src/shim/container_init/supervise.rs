@@ -43,9 +43,9 @@ fn forward(command: Pid, number: i32) {
 /// What the command left behind dies before its end is told: whoever hears of it finds a vessel in which it is quiet.
 fn end_all() {
     // Everything in the pid namespace but this process: kill(2). A fork that is under way sees the signal and fails.
-    match nix::sys::signal::kill(nix::unistd::Pid::from_raw(-1), Signal::SIGKILL) {
-        Ok(()) => while !matches!(waitpid(None, Some(WaitPidFlag::__WALL)), Err(Errno::ECHILD)) {},
-        Err(_) => {} // ESRCH: nothing is left.
+    // ESRCH: nothing is left.
+    if nix::sys::signal::kill(nix::unistd::Pid::from_raw(-1), Signal::SIGKILL).is_ok() {
+        while !matches!(waitpid(None, Some(WaitPidFlag::__WALL)), Err(Errno::ECHILD)) {}
     }
 }
 

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use super::requests::{Handled, Outcome};
 use super::{Server, State, not_mounted, wire};
@@ -13,6 +14,26 @@ use crate::shim::hull::Hull;
 use crate::shim::mounted::Scratch;
 use crate::shim::protocol::{ExecRequest, ExitStatus, Fault, FaultKind, Reply};
 use crate::spec::{self, MountPointError, MountPoints};
+
+/// Hulls that end only when all commands have. More are made only by what goes wrong again and again.
+const MOST_RETIRED: usize = 8;
+
+/// How long is waited for a request before a hull is made in a vessel that may not be for commands.
+const NO_COMMAND: Duration = Duration::from_millis(50);
+
+/// Why a command could not be started.
+enum Refusal {
+    /// The vessel, or the host, does not allow it.
+    Vessel(Fault),
+    /// There was no place for it in the container.
+    Place(Fault),
+}
+
+impl From<Fault> for Refusal {
+    fn from(fault: Fault) -> Self {
+        Self::Vessel(fault)
+    }
+}
 
 /// What the server knows of the hull and of what was done to the vessel since it was made.
 #[derive(Debug)]
@@ -29,6 +50,8 @@ pub(super) struct Running {
     writes: u64,
     /// A command that leaves nothing was run: there will be another one.
     throws_away: bool,
+    /// A command was run.
+    has_run: bool,
     /// What is done ahead failed: the next command says why.
     hopeless: bool,
 }
@@ -43,6 +66,7 @@ impl Default for Running {
             touched: true,
             writes: 0,
             throws_away: false,
+            has_run: false,
             hopeless: false,
         }
     }
@@ -95,13 +119,22 @@ impl Server {
         let mounted = self.mounted.as_ref().ok_or_else(not_mounted)?;
         let start = commands::resolve(&request, &mounted.root, &self.ground, &mut self.running.users)?;
         let number = self.number();
-        let launched = self.launch(number, &start, &fds, request.ephemeral).or_else(|_| {
-            // Somebody may have killed the container.
-            self.retire_hull();
-            self.launch(number, &start, &fds, request.ephemeral)
-        });
-        let command = launched.inspect_err(|_| self.settle())?;
+        let launched = match self.launch(number, &start, &fds, request.ephemeral) {
+            // Somebody may have killed the container, or a part of it.
+            Err(Refusal::Place(_)) if self.running.retired.len() < MOST_RETIRED => {
+                self.retire_hull();
+                self.launch(number, &start, &fds, request.ephemeral)
+            }
+            other => other,
+        };
+        let command = launched.map_err(|refusal| {
+            self.settle();
+            match refusal {
+                Refusal::Vessel(fault) | Refusal::Place(fault) => fault,
+            }
+        })?;
         self.commands.insert(number, command);
+        self.running.has_run = true;
         self.limiter.begin(number, watched);
         self.limiter.watch(&self.commands, &self.dirs)?;
         Ok(number)
@@ -113,7 +146,7 @@ impl Server {
         start: &Start,
         fds: &[OwnedFd],
         ephemeral: bool,
-    ) -> Result<Command, Fault> {
+    ) -> Result<Command, Refusal> {
         self.ready_hull()?;
         let quiet = !self.commands.values().any(Command::persists);
         let running = &mut self.running;
@@ -124,16 +157,17 @@ impl Server {
                 let mounted = self.mounted.as_ref().ok_or_else(not_mounted)?;
                 hull.make_throw_away(number, running.writes, mounted, &self.dirs)?;
             }
-            hull.take_throw_away(&self.dirs)?
+            hull.take_throw_away(&self.dirs)
         } else {
             running.writes += 1;
-            hull.take(&self.dirs)?
+            hull.take(&self.dirs)
         };
+        let berth = berth.map_err(Refusal::Place)?;
         Command::new(berth, start, fds).map_err(|(fault, berth)| {
             if let Some(scratch) = berth.scratch {
                 running.leaving.push((number, berth.pidfd, scratch));
             }
-            fault
+            Refusal::Place(fault)
         })
     }
 
@@ -235,6 +269,18 @@ impl Server {
         running.throws_away && quiet && !running.touched && !hull.has_throw_away(running.writes)
     }
 
+    /// How long is waited for a request before a chore.
+    pub(super) fn before_chore(&self) -> Duration {
+        match &self.running.hull {
+            Some(hull) => hull.moment(),
+            // One that is thrown away was made for a command.
+            None if self.running.has_run || self.mounted.as_ref().is_some_and(|m| m.spec.volatile) => {
+                Duration::ZERO
+            }
+            None => NO_COMMAND,
+        }
+    }
+
     /// Does one thing for the commands to come.
     pub(super) fn chore(&mut self) {
         let done = self.try_chore();
@@ -250,8 +296,8 @@ impl Server {
             self.ready_hull()?;
             return Ok(true);
         }
-        if self.running.hull.as_mut().is_some_and(Hull::refill) {
-            return Ok(true);
+        if let Some(hull) = self.running.hull.as_mut().filter(|hull| hull.wants()) {
+            return Ok(hull.refill());
         }
         if !self.running.hull.as_ref().is_some_and(|hull| self.wants_throw_away(hull)) {
             return Ok(false);
