@@ -64,12 +64,7 @@ pub(super) fn run(job: Job, fds: Vec<OwnedFd>, socket: &UnixStream) -> Result<Jo
             pack_layer(exactly(fds)?, format, compression, &Teller::new(socket))
         }
         Job::MeasureTrees { trees } => measure(&fds, &trees),
-        Job::CountTree => {
-            let [tree] = exactly(fds)?;
-            let mut measure = layer::Measure::default();
-            let bytes = measure.tree(tree.as_fd(), b".").map_err(|e| Fault::io("measure a directory", &e))?;
-            Ok(JobDone::Counted { bytes, inodes: measure.inodes() })
-        }
+        Job::CountTree => count_tree(exactly(fds)?),
         Job::Look { format, paths } => look(exactly(fds)?, format, &paths),
         Job::CopyFile { path } => copy_file(exactly(fds)?, &path),
         Job::CompareLayer { name } => compare_layer(exactly(fds)?, &name),
@@ -135,6 +130,12 @@ fn measure(parents: &[OwnedFd], trees: &[(usize, String)]) -> Result<JobDone, Fa
         sizes.push(bytes.map_err(|e| Fault::io(format!("measure {name:?}"), &e))?);
     }
     Ok(JobDone::Measured(sizes))
+}
+
+fn count_tree([tree]: [OwnedFd; 1]) -> Result<JobDone, Fault> {
+    let mut measure = layer::Measure::default();
+    let bytes = measure.tree(tree.as_fd(), b".").map_err(|e| Fault::io("measure a directory", &e))?;
+    Ok(JobDone::Counted { bytes, inodes: measure.inodes() })
 }
 
 fn pack_tree([tree, out]: [OwnedFd; 2]) -> Result<JobDone, Fault> {

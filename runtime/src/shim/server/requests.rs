@@ -65,7 +65,9 @@ impl Server {
             Request::Limit { limits, groups } => {
                 self.limiter.change(*limits, fds, groups, &mut self.ground)?;
                 self.limiter.adopt(&self.commands);
-                self.limiter.watch(&self.commands, &self.dirs)?;
+                if !self.commands.is_empty() {
+                    self.limiter.watch(&self.dirs)?;
+                }
                 done()
             }
             Request::Signal(number) => self.signal(id, number),
@@ -113,11 +115,15 @@ impl Server {
         let watched = self.limiter.prepare(&mut request.confinement, &mut fds)?;
         let mounted = self.mounted.as_ref().ok_or_else(not_mounted)?;
         let place = Place { ground: &self.ground, mounted, dirs: &self.dirs };
-        let mut command = Command::new(number, &request, &fds, place, &mut self.placeholders)?;
+        self.limiter.watch(&self.dirs)?;
+        let command = Command::new(number, &request, &fds, place, &mut self.placeholders);
+        if command.is_err() && self.commands.is_empty() {
+            self.limiter.rest();
+        }
+        let mut command = command?;
         command.client = Some(id);
         self.commands.insert(number, command);
         self.limiter.begin(number, watched);
-        self.limiter.watch(&self.commands, &self.dirs)?;
         if let Some(client) = self.clients.get_mut(&id) {
             client.state = State::Running(number);
         }
