@@ -121,6 +121,10 @@ impl Limiter {
             Reply::Exited(status) if starved && status != ExitStatus::Code(0) => {
                 Reply::Exited(over(LimitMet::Memory, status))
             }
+            Reply::Failed(fault) if starved => {
+                let fault = Fault { kind: FaultKind::LimitExceeded, ..fault };
+                Reply::Failed(fault.with_remedy("the command needs more memory to begin: raise --memory"))
+            }
             Reply::Failed(fault) if fault.errno == Some(Errno::AGAIN.raw_os_error()) => {
                 Reply::Failed(self.no_process_left(fault))
             }
@@ -137,23 +141,20 @@ impl Limiter {
         }
     }
 
-    /// Watches the writable layer while commands run, if it is limited.
-    pub(super) fn watch(&mut self, commands: &BTreeMap<u64, Command>, dirs: &Dirs) -> Result<(), Fault> {
-        let Some(limit) = self.limits.disk.filter(|_| !commands.is_empty()) else { return Ok(()) };
-        match &self.disk {
-            Some(watch) => watch.look(),
-            None => {
-                let watch = DiskWatch::start(limit, &dirs.vessel)
-                    .map_err(|e| Fault::io("watch the writable layer", &e))?;
-                self.disk = Some(watch);
-            }
+    /// Watches the writable layer, if it is limited: commands run from now on.
+    pub(super) fn watch(&mut self, dirs: &Dirs) -> Result<(), Fault> {
+        let Some(limit) = self.limits.disk else { return Ok(()) };
+        if !self.disk.as_mut().is_some_and(DiskWatch::look) {
+            let watch = DiskWatch::start(limit, &dirs.vessel)
+                .map_err(|e| Fault::io("watch the writable layer", &e))?;
+            self.disk = Some(watch);
         }
         Ok(())
     }
 
     /// No command runs any more.
-    pub(super) fn rest(&self) {
-        if let Some(watch) = &self.disk {
+    pub(super) fn rest(&mut self) {
+        if let Some(watch) = &mut self.disk {
             watch.rest();
         }
     }
@@ -165,10 +166,11 @@ impl Limiter {
 
     /// Kills what runs when the watch says so.
     pub(super) fn disk_full(&mut self, commands: &BTreeMap<u64, Command>) {
-        // A watch that has died is started anew with the next command.
-        if !self.disk.as_ref().is_some_and(DiskWatch::hears) {
-            self.disk = None;
-            return;
+        match self.disk.as_ref().and_then(DiskWatch::says_too_large) {
+            Some(true) => {}
+            Some(false) => return,
+            // The next command starts another; those that run are not left to themselves.
+            None => self.disk = None,
         }
         for (number, command) in commands {
             command.kill();

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::settings::{Limits, Settings};
 
 /// Version of the protocol; a client refuses a shim of another one.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// Which program stacks the layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

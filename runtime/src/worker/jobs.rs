@@ -28,15 +28,9 @@ pub(super) fn run(job: Job, fds: Vec<OwnedFd>, socket: &UnixStream) -> Result<Jo
     match job {
         Job::UnpackLayer { size, digest, compression, diff_id, lowers } => {
             let [blob, layers, dest] = exactly(fds)?;
-            let lowers = open_lowers(&layers, &lowers)?;
-            let lowers: Vec<BorrowedFd<'_>> = lowers.iter().map(AsFd::as_fd).collect();
             let file = File::from(blob);
             let source = BlobSource { file, size, digest_hex: digest, compression, diff_id_hex: diff_id };
-            let teller = Teller::new(socket);
-            let options = UnpackOptions { all_below: true, ..options(Dialect::Oci)? };
-            layer::unpack_blob(&source, dest.as_fd(), &lowers, &options, &|bytes| teller.tell(bytes))
-                .map(|report| done(&report))
-                .map_err(|e| blob_fault("unpack an image layer", &e))
+            unpack_layer(&source, [layers, dest], &lowers, &Teller::new(socket))
         }
         Job::UnpackIncoming { compression, most, strict, lowers } => {
             let [stream, layers, before, dest] = exactly(fds)?;
@@ -64,12 +58,7 @@ pub(super) fn run(job: Job, fds: Vec<OwnedFd>, socket: &UnixStream) -> Result<Jo
             pack_layer(exactly(fds)?, format, compression, &Teller::new(socket))
         }
         Job::MeasureTrees { trees } => measure(&fds, &trees),
-        Job::CountTree => {
-            let [tree] = exactly(fds)?;
-            let mut measure = layer::Measure::default();
-            let bytes = measure.tree(tree.as_fd(), b".").map_err(|e| Fault::io("measure a directory", &e))?;
-            Ok(JobDone::Counted { bytes, inodes: measure.inodes() })
-        }
+        Job::CountTree => count_tree(exactly(fds)?),
         Job::Look { format, paths } => look(exactly(fds)?, format, &paths),
         Job::CopyFile { path } => copy_file(exactly(fds)?, &path),
         Job::CompareLayer { name } => compare_layer(exactly(fds)?, &name),
@@ -88,6 +77,20 @@ pub(super) fn run(job: Job, fds: Vec<OwnedFd>, socket: &UnixStream) -> Result<Jo
             .map(JobDone::Contents)
             .map_err(|e| e.fault("read what was compared")),
     }
+}
+
+fn unpack_layer(
+    source: &BlobSource,
+    [layers, dest]: [OwnedFd; 2],
+    lowers: &[String],
+    teller: &Teller<'_>,
+) -> Result<JobDone, Fault> {
+    let lowers = open_lowers(&layers, lowers)?;
+    let lowers: Vec<BorrowedFd<'_>> = lowers.iter().map(AsFd::as_fd).collect();
+    let options = UnpackOptions { all_below: true, ..options(Dialect::Oci)? };
+    layer::unpack_blob(source, dest.as_fd(), &lowers, &options, &|bytes| teller.tell(bytes))
+        .map(|report| done(&report))
+        .map_err(|e| blob_fault("unpack an image layer", &e))
 }
 
 fn compare_layer([layers, expected]: [OwnedFd; 2], name: &str) -> Result<JobDone, Fault> {
@@ -135,6 +138,12 @@ fn measure(parents: &[OwnedFd], trees: &[(usize, String)]) -> Result<JobDone, Fa
         sizes.push(bytes.map_err(|e| Fault::io(format!("measure {name:?}"), &e))?);
     }
     Ok(JobDone::Measured(sizes))
+}
+
+fn count_tree([tree]: [OwnedFd; 1]) -> Result<JobDone, Fault> {
+    let mut measure = layer::Measure::default();
+    let bytes = measure.tree(tree.as_fd(), b".").map_err(|e| Fault::io("measure a directory", &e))?;
+    Ok(JobDone::Counted { bytes, inodes: measure.inodes() })
 }
 
 fn pack_tree([tree, out]: [OwnedFd; 2]) -> Result<JobDone, Fault> {

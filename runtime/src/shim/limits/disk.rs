@@ -22,17 +22,21 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// How much longer than a look the pause after it is.
 const SHARE: u32 = 9;
 
-/// What the shim says: commands run, or none does.
-const LOOK: u8 = b'l';
-const REST: u8 = b'r';
-/// What the watch says.
-const TOO_LARGE: u8 = b'!';
+/// What the shim says when no command runs. Anything else is the number of a time in which commands run, and what the watch says
+/// when the layer became too large in that time.
+const REST: u8 = 0;
+
+/// The first time, which begins with the watch.
+const FIRST: u8 = 1;
 
 /// The process, and the socket to it. Dropping it ends the process.
 #[derive(Debug)]
 pub(super) struct DiskWatch {
     pid: Pid,
     socket: UnixStream,
+    /// The number of the time in which commands run.
+    time: u8,
+    resting: bool,
 }
 
 impl DiskWatch {
@@ -44,29 +48,37 @@ impl DiskWatch {
             Ok(()) => 0,
             Err(_) => 1,
         })?;
-        Ok(Self { pid, socket })
+        Ok(Self { pid, socket, time: FIRST, resting: false })
     }
 
     pub(super) fn socket(&self) -> &UnixStream {
         &self.socket
     }
 
-    /// Commands run again. A watch that has died is noticed by its socket.
-    pub(super) fn look(&self) {
-        let _ = (&self.socket).write_all(&[LOOK]);
+    /// Commands run. False when it cannot be told, as it has died or is far behind: another one must be started.
+    pub(super) fn look(&mut self) -> bool {
+        if !self.resting {
+            return true;
+        }
+        self.time = self.time.checked_add(1).unwrap_or(FIRST);
+        self.resting = false;
+        (&self.socket).write_all(&[self.time]).is_ok()
     }
 
-    /// No command runs.
-    pub(super) fn rest(&self) {
+    /// No command runs. One that does not hear it looks in vain.
+    pub(super) fn rest(&mut self) {
         let _ = (&self.socket).write_all(&[REST]);
+        self.resting = true;
     }
 
-    /// Takes what it said; false when it has died.
-    pub(super) fn hears(&self) -> bool {
+    /// Whether it says that the layer became too large since commands run; `None` when it has died.
+    pub(super) fn says_too_large(&self) -> Option<bool> {
         let mut said = [0; 16];
         match (&self.socket).read(&mut said) {
-            Ok(length) => length > 0,
-            Err(e) => e.kind() == io::ErrorKind::WouldBlock,
+            Ok(0) => None,
+            // What it says late is about commands that have ended.
+            Ok(length) => Some(!self.resting && said.get(..length)?.contains(&self.time)),
+            Err(e) => (e.kind() == io::ErrorKind::WouldBlock).then_some(false),
         }
     }
 }
@@ -86,12 +98,12 @@ fn watch(limit: u64, vessel: &OwnedFd, socket: UnixStream) -> io::Result<()> {
     let [kept] = sys::keep_only([socket.as_fd()], 3)?;
     std::mem::forget(socket); // closed with the others
     let mut socket = UnixStream::from(kept);
-    let mut level = Level::new(limit);
+    let mut level = Level::new(limit, FIRST);
     loop {
         let began = Instant::now();
         let used = Measure::default().tree(rustix::fs::CWD.as_fd(), b".")?;
         if level.is_exceeded(used) {
-            socket.write_all(&[TOO_LARGE])?;
+            socket.write_all(&[level.time])?;
         }
         if !wait(&mut socket, PAUSE.max(began.elapsed() * SHARE), &mut level)? {
             return Ok(());
@@ -114,12 +126,11 @@ fn wait(socket: &mut UnixStream, pause: Duration, level: &mut Level) -> io::Resu
         match said.get(..length).and_then(<[u8]>::last) {
             None => return Ok(false),
             Some(&REST) => timeout = None,
-            // What came from elsewhere meanwhile is not the commands' doing.
-            Some(_) if timeout.is_none() => {
-                level.forget();
+            Some(&time) => {
+                // What came from elsewhere meanwhile is not the commands' doing.
+                *level = Level::new(level.limit, time);
                 return Ok(true);
             }
-            Some(_) => {}
         }
     }
 }
@@ -128,17 +139,15 @@ fn wait(socket: &mut UnixStream, pause: Duration, level: &mut Level) -> io::Resu
 #[derive(Debug, PartialEq, Eq)]
 struct Level {
     limit: u64,
-    /// The least it had since commands run.
+    /// Since when commands run.
+    time: u8,
+    /// The least it had since.
     least: Option<u64>,
 }
 
 impl Level {
-    fn new(limit: u64) -> Self {
-        Self { limit, least: None }
-    }
-
-    fn forget(&mut self) {
-        self.least = None;
+    fn new(limit: u64, time: u8) -> Self {
+        Self { limit, time, least: None }
     }
 
     fn is_exceeded(&mut self, used: u64) -> bool {
@@ -154,7 +163,7 @@ mod tests {
 
     #[test]
     fn what_grows_over_the_limit_is_too_large() {
-        let mut level = Level::new(100);
+        let mut level = Level::new(100, FIRST);
         assert!(!level.is_exceeded(10) && !level.is_exceeded(100) && level.is_exceeded(101));
         assert!(level.is_exceeded(102), "as long as it stays so");
         assert!(!level.is_exceeded(90));
@@ -162,10 +171,10 @@ mod tests {
 
     #[test]
     fn what_was_too_large_may_shrink() {
-        let mut level = Level::new(100);
+        let mut level = Level::new(100, FIRST);
         assert!(!level.is_exceeded(500) && !level.is_exceeded(300));
         assert!(level.is_exceeded(301), "but it may not grow again");
-        level.forget();
+        level = Level::new(100, FIRST + 1);
         assert!(!level.is_exceeded(301), "with the next command it begins anew");
     }
 }

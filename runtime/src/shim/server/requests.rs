@@ -72,7 +72,9 @@ impl Server {
             Request::Limit { limits, groups } => {
                 self.limiter.change(*limits, fds, groups)?;
                 self.limiter.adopt(&self.commands);
-                self.limiter.watch(&self.commands, &self.dirs)?;
+                if !self.commands.is_empty() {
+                    self.limiter.watch(&self.dirs)?;
+                }
                 done()
             }
             Request::Signal(number) => self.signal(id, number),
@@ -97,6 +99,25 @@ impl Server {
             }
             Request::Remount(spec) => self.exchange(id, spec),
             Request::CopyAhead => self.job(id, &Task::CopyAhead, fds),
+            request @ (Request::Spawn(_)
+            | Request::Processes
+            | Request::SignalProcess { .. }
+            | Request::WaitProcess { .. }
+            | Request::OpenInput { .. }
+            | Request::CloseInput { .. }
+            | Request::EndProcesses { .. }) => self.on_processes(id, request),
+            file => {
+                if !reads_only(&file) {
+                    self.running.written();
+                }
+                on_files(&self.mounted()?.root, file, fds)
+            }
+        }
+    }
+
+    /// Requests about detached processes.
+    fn on_processes(&mut self, id: u64, request: Request) -> Handled {
+        match request {
             Request::Spawn(request) => self.spawn(id, &request).map(|()| Outcome::Later),
             Request::Processes => Ok(Outcome::Reply(self.running_processes(), Vec::new())),
             Request::SignalProcess { process, signal } => {
@@ -121,12 +142,7 @@ impl Server {
                     false => done(),
                 }
             }
-            file => {
-                if !reads_only(&file) {
-                    self.running.written();
-                }
-                on_files(&self.mounted()?.root, file, fds)
-            }
+            _ => Err(not_mounted()),
         }
     }
 

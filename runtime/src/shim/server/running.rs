@@ -119,6 +119,7 @@ impl Server {
         let mounted = self.mounted.as_ref().ok_or_else(not_mounted)?;
         let start = commands::resolve(&request, &mounted.root, &self.ground, &mut self.running.users)?;
         let number = self.number();
+        self.limiter.watch(&self.dirs)?;
         let launched = match self.launch(number, &start, &fds, request.ephemeral) {
             // Somebody may have killed the container, or a part of it.
             Err(Refusal::Place(_)) if self.running.retired.len() < MOST_RETIRED => {
@@ -136,7 +137,6 @@ impl Server {
         self.commands.insert(number, command);
         self.running.has_run = true;
         self.limiter.begin(number, watched);
-        self.limiter.watch(&self.commands, &self.dirs)?;
         Ok(number)
     }
 
