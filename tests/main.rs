@@ -35,6 +35,7 @@ mod exec;
 mod faults;
 mod files;
 mod forks;
+mod full;
 mod lifecycle;
 mod paths;
 mod persistence;
