@@ -166,7 +166,9 @@ impl Manager {
 
     /// Makes new vessels that begin where this one is, or at one of its snapshots: all of them, or none. They share
     /// what they have in common, cost next to nothing until they are opened, and depend neither on each other nor on this
-    /// vessel. What it is now becomes a snapshot first, unless nothing was written since the last one.
+    /// vessel. What it is now becomes a snapshot first, unless nothing was written since the last one; its archive is not
+    /// waited for ([`SnapshotOptions::sealed`](crate::SnapshotOptions::sealed)): the vessel and its forks share it when it is
+    /// stored, and until then the snapshot is on this machine only.
     ///
     /// # Errors
     /// [`NotFound`](crate::ErrorKind::NotFound) "vessel not found: …" or "snapshot not found: …";

@@ -37,6 +37,7 @@ mod exec;
 mod faults;
 mod files;
 mod forks;
+mod full;
 mod lifecycle;
 mod limits;
 mod network;

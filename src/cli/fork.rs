@@ -11,7 +11,7 @@ use super::{Context, Outcome, values};
 #[command(after_long_help = "\
 Forks share with the vessel what they have in common and change nothing of each other's; a fork takes a few kilobytes and no process \
 until it is used. The vessel can be removed before its forks. Without --from, what the vessel is now becomes a snapshot first, \
-unless nothing was written since the last one.
+unless nothing was written since the last one. Its archive is packed later, once for all: `vesselrt snapshot wait FORK` waits for it.
 
 Examples:
   vesselrt fork build

@@ -181,7 +181,9 @@ impl ManagerInner {
             let archived = self.provide_archive(&waiting).await;
             let waiting = waiting.snapshot;
             match archived {
-                Ok(archived) => {
+                // Then whether it still waits is looked at again: the vessel may be deleted meanwhile.
+                Ok(None) => tokio::time::sleep(LOOK).await,
+                Ok(Some(archived)) => {
                     let snapshot = waiting.id.clone();
                     let recorded = self.record(id, dir, waiting, archived).await;
                     if recorded.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound) {

@@ -25,6 +25,7 @@ tests_on_each_driver!(
 tests!(
     a_fork_that_goes_takes_nothing_from_the_others,
     forks_of_forks_wait_for_the_same_archive,
+    hundreds_of_forks_wait_at_once,
     a_snapshot_that_the_parent_deletes_is_kept_for_its_forks,
     a_long_chain_without_archives_is_forked_and_merged,
     garbage_collection_beside_forks_that_wait_takes_nothing,
@@ -58,6 +59,14 @@ async fn unsaved(store: &Store) -> (Manager, Vessel, SnapshotManifest) {
 /// What all of them show that began at [`unsaved`].
 async fn is_as_forked(vessel: &Vessel) {
     assert_eq!(sh(vessel, "cat state d/copy; ls; wc -c < big").await, "now\nnow\nbig\nd\nstate\n300000\n");
+}
+
+/// The same, with another file in it.
+async fn is_as_forked_but(vessel: &Vessel, another: &str) {
+    assert_eq!(
+        sh(vessel, &format!("rm {another}; cat state d/copy; wc -c < big")).await,
+        "now\nnow\n300000\n"
+    );
 }
 
 async fn fork(manager: &Manager, id: &str, count: usize) -> Vec<String> {
@@ -178,6 +187,57 @@ async fn forks_of_forks_wait_for_the_same_archive(store: &Store) {
     open.restore_snapshot(&one.id).await.unwrap();
     assert_eq!(state(&open).await, "one\n");
     open.close().await.unwrap();
+}
+
+async fn hundreds_of_forks_wait_at_once(store: &Store) {
+    // Each holds two descriptors meanwhile, and no thread.
+    const MANY: usize = 250;
+    let (manager, vessel, _) = unsaved(store).await;
+    let open = manager.open_vessel(vessel.id()).await.unwrap();
+    sh(&open, "head -c 20000000 /dev/urandom > large").await;
+    open.close().await.unwrap();
+    let made = fork(&manager, vessel.id(), MANY).await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for id in made.clone() {
+        let manager = manager.clone();
+        tasks.spawn(async move { manager.wait_snapshot(&id, None).await.unwrap() });
+    }
+    // Some go meanwhile, whether it was they who packed or not.
+    for id in made.iter().skip(1).step_by(50) {
+        tasks.spawn({
+            let (manager, id) = (manager.clone(), id.clone());
+            async move {
+                manager.delete_vessel(&id).await.unwrap();
+                Vec::new()
+            }
+        });
+    }
+    let (mut stored, mut gone) = (0, 0);
+    while let Some(done) = tasks.join_next().await {
+        match done {
+            Ok(all) if all.is_empty() => {}
+            Ok(all) => stored += usize::from(all.iter().all(SnapshotManifest::is_stored)),
+            Err(error) => {
+                assert!(error.to_string().contains("vessel not found"), "{error}");
+                gone += 1;
+            }
+        }
+    }
+    assert!(stored + gone == MANY && gone <= MANY / 50, "{stored} are stored, {gone} are gone");
+    let files: HashSet<(u64, u64)> = manager
+        .list_vessels()
+        .await
+        .unwrap()
+        .iter()
+        .filter(|one| one.id != vessel.id())
+        .map(|one| file_of(&archive(store, &one.id, &one.current_snapshot_id)))
+        .collect();
+    assert_eq!(files.len(), 1, "it is kept once");
+    for id in made.iter().step_by(100) {
+        let open = manager.open_vessel(id).await.unwrap();
+        is_as_forked_but(&open, "large").await;
+        open.close().await.unwrap();
+    }
 }
 
 async fn a_snapshot_that_the_parent_deletes_is_kept_for_its_forks(store: &Store) {

@@ -49,23 +49,26 @@ pub(super) struct Waiting {
 }
 
 impl ManagerInner {
-    /// Sees to it that a vessel has the archive of a snapshot whose layer is here.
+    /// Sees to it that a vessel has the archive of a snapshot whose layer is here; `None` when somebody else has it and
+    /// nothing was done.
     ///
     /// # Errors
     /// [`IntegrityViolation`](crate::ErrorKind::IntegrityViolation) when the layer is missing; those of the worker and of the
     /// storage.
-    pub(super) async fn provide_archive(self: &Arc<Self>, waiting: &Waiting) -> Result<Archived> {
+    pub(super) async fn provide_archive(self: &Arc<Self>, waiting: &Waiting) -> Result<Option<Archived>> {
         let (store, name) = (Arc::clone(&self.store), waiting.snapshot.id.clone());
-        let (layer, _one) = blocking(move || {
-            let layer = dirs::open(store.layers.as_fd(), &name)?
-                .ok_or_else(|| Error::integrity(format!("the sealed layer of snapshot {name} is missing")))?;
-            // Whoever holds it packs.
-            let one = lock::lock_dir(&layer)?;
-            Ok((Arc::new(layer), one))
-        })
-        .await?;
+        let held = blocking(move || {
+            let open = || {
+                let missing = || Error::integrity(format!("the sealed layer of snapshot {name} is missing"));
+                dirs::open(store.layers.as_fd(), &name)?.ok_or_else(missing)
+            };
+            // Whoever holds it packs. Not waited for: hundreds of forks may want it, and each would take a thread.
+            Ok(lock::attempt_dir(open()?)?.map(|one| open().map(|layer| (Arc::new(layer), one))))
+        });
+        let Some(held) = held.await? else { return Ok(None) };
+        let (layer, _one) = held?;
         if let Some(shared) = self.share_archive(waiting, &layer).await? {
-            return Ok(shared);
+            return Ok(Some(shared));
         }
         let packed = self.pack_sealed(waiting, Arc::clone(&layer)).await?;
         let archived = Archived {
@@ -76,7 +79,7 @@ impl ManagerInner {
         let note = archived.clone();
         // Without it others pack for themselves.
         let _ = blocking(move || note.write(&layer)).await;
-        Ok(archived)
+        Ok(Some(archived))
     }
 
     /// The archive that another vessel has, as this one's too; `None` if there is none any more.
