@@ -74,6 +74,10 @@ impl Keel {
             return wire::send(&report, &fault, &[]);
         }
         drop(report);
+        // The store is the shim's alone; whoever waits for the hull need not wait for this.
+        for place in house::STORE {
+            let _ = rustix::mount::unmount(format!("/{place}"), UnmountFlags::DETACH);
+        }
         while !matches!(waitpid(None, Some(WaitPidFlag::__WALL)), Err(Errno::ECHILD)) {}
         Ok(())
     }
@@ -81,11 +85,6 @@ impl Keel {
 
 fn build(number: u64, params: &ContainerParams, init: Init) -> Result<(), Fault> {
     mount_proc().map_err(|e| Fault::io("mount /proc for the container", &e))?;
-    // The store is the shim's alone.
-    for place in house::STORE {
-        rustix::mount::unmount(format!("/{place}"), UnmountFlags::DETACH)
-            .map_err(|e| Fault::io(format!("unmount /{place} for the container"), &e.into()))?;
-    }
     let failed = |step: &str, e: &dyn std::error::Error| Fault::internal(format!("{step} the container"), e);
     let bundle = Path::new(house::BUNDLE);
     spec::build(params).save(bundle.join("config.json")).map_err(|e| failed("describe", &e))?;

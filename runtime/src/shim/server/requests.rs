@@ -85,7 +85,7 @@ impl Server {
             Request::Remount(spec) => self.exchange(id, spec),
             file => {
                 if !reads_only(&file) {
-                    self.running.written();
+                    self.running.written_from_outside();
                 }
                 on_files(&self.mounted()?.root, file, fds)
             }
