@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub(crate) mod pty;
+mod quick;
 mod signals;
 
 use std::ffi::OsStr;

@@ -55,18 +55,19 @@ impl Keel {
 
     fn run(self, shim: &OwnedFd) -> io::Result<()> {
         let Self { number, params, facts, control, report } = self;
+        // Copies of all descriptors of the shim are here. First of all: who is connected to it must see it end.
+        let kept = [control.as_fd(), report.as_fd(), facts.lock.as_fd(), shim.as_fd()];
+        let [control_, report_, lock, shim] = sys::keep_only(kept, 3)?;
+        std::mem::forget((control, report)); // closed just now
+        let (control, report) = (UnixStream::from(control_), UnixStream::from(report_));
         let _ = rustix::thread::set_name(c"vesselrt-keel"); // for ps; nothing depends on it
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
         // It may have died before it was said what is to happen then.
         let now = rustix::time::Timespec::default();
-        if rustix::event::poll(&mut [PollFd::new(shim, PollFlags::IN)], Some(&now))? != 0 {
+        if rustix::event::poll(&mut [PollFd::new(&shim, PollFlags::IN)], Some(&now))? != 0 {
             return Ok(());
         }
-        // Copies of all descriptors of the shim are here, connections among them.
-        let kept = [control.as_fd(), report.as_fd(), facts.lock.as_fd()];
-        let [control_, report_, lock] = sys::keep_only(kept, 3)?;
-        std::mem::forget((control, report)); // closed just now
-        let (control, report) = (UnixStream::from(control_), UnixStream::from(report_));
+        drop(shim);
         // It has the lock to the end, as everything below it.
         let lock = Rc::new(lock);
         let facts = Facts { lock: Rc::clone(&lock), ..facts };
@@ -74,6 +75,10 @@ impl Keel {
             return wire::send(&report, &fault, &[]);
         }
         drop(report);
+        // The store is the shim's alone; whoever waits for the hull need not wait for this.
+        for place in house::STORE {
+            let _ = rustix::mount::unmount(format!("/{place}"), UnmountFlags::DETACH);
+        }
         while !matches!(waitpid(None, Some(WaitPidFlag::__WALL)), Err(Errno::ECHILD)) {}
         Ok(())
     }
@@ -81,11 +86,6 @@ impl Keel {
 
 fn build(number: u64, params: &ContainerParams, init: Init) -> Result<(), Fault> {
     mount_proc().map_err(|e| Fault::io("mount /proc for the container", &e))?;
-    // The store is the shim's alone.
-    for place in house::STORE {
-        rustix::mount::unmount(format!("/{place}"), UnmountFlags::DETACH)
-            .map_err(|e| Fault::io(format!("unmount /{place} for the container"), &e.into()))?;
-    }
     let failed = |step: &str, e: &dyn std::error::Error| Fault::internal(format!("{step} the container"), e);
     let bundle = Path::new(house::BUNDLE);
     spec::build(params).save(bundle.join("config.json")).map_err(|e| failed("describe", &e))?;

@@ -108,7 +108,7 @@ impl Server {
             | Request::EndProcesses { .. }) => self.on_processes(id, request),
             file => {
                 if !reads_only(&file) {
-                    self.running.written();
+                    self.running.written_from_outside();
                 }
                 on_files(&self.mounted()?.root, file, fds)
             }

@@ -18,6 +18,8 @@ use crate::spec::{self, MountPointError, MountPoints};
 /// Hulls that end only when all commands have. More are made only by what goes wrong again and again.
 const MOST_RETIRED: usize = 8;
 
+/// How long is waited for a request before anything is made ahead between changes from outside.
+const MOMENT: Duration = Duration::from_millis(2);
 /// How long is waited for a request before a hull is made in a vessel that may not be for commands.
 const NO_COMMAND: Duration = Duration::from_millis(50);
 
@@ -50,6 +52,8 @@ pub(super) struct Running {
     writes: u64,
     /// A command that leaves nothing was run: there will be another one.
     throws_away: bool,
+    /// The last thing that was done was not to run a command.
+    outside: bool,
     /// A command was run.
     has_run: bool,
     /// What is done ahead failed: the next command says why.
@@ -66,6 +70,7 @@ impl Default for Running {
             touched: true,
             writes: 0,
             throws_away: false,
+            outside: false,
             has_run: false,
             hopeless: false,
         }
@@ -78,6 +83,12 @@ impl Running {
         self.touched = true;
         self.hopeless = false;
         self.writes += 1;
+    }
+
+    /// Files are changed from outside, and may be again and again: nothing is made ahead in between.
+    pub(super) fn written_from_outside(&mut self) {
+        self.outside = true;
+        self.written();
     }
 
     /// What is polled: the hulls, and what leaves.
@@ -135,7 +146,7 @@ impl Server {
             }
         })?;
         self.commands.insert(number, command);
-        self.running.has_run = true;
+        (self.running.has_run, self.running.outside) = (true, false);
         self.limiter.begin(number, watched);
         Ok(number)
     }
@@ -272,6 +283,7 @@ impl Server {
     /// How long is waited for a request before a chore.
     pub(super) fn before_chore(&self) -> Duration {
         match &self.running.hull {
+            Some(_) if self.running.outside => MOMENT,
             Some(hull) => hull.moment(),
             // One that is thrown away was made for a command.
             None if self.running.has_run || self.mounted.as_ref().is_some_and(|m| m.spec.volatile) => {
