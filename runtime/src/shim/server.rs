@@ -197,7 +197,9 @@ impl Server {
             fds.push(PollFd::new(&client.socket, PollFlags::IN));
         }
         for (id, command) in &self.commands {
-            if let Some(start) = command.start.as_ref().filter(|_| command.announce) {
+            if let Some(start) =
+                command.start.as_ref().filter(|_| command.announce || command.process.is_some())
+            {
                 what.push(Ready::Starting(*id));
                 fds.push(PollFd::new(start, PollFlags::IN));
             }
