@@ -275,8 +275,11 @@ impl VesselInner {
             Ok((connection, result))
         })
         .await?;
-        if matches!(result, Ok(_) | Err(CallError::Fault(_))) {
-            self.lease.give_back(connection);
+        match &result {
+            Ok(_) | Err(CallError::Fault(_)) => self.lease.give_back(connection),
+            // The shim is gone: the other connections to it, and its socket, may be so only a moment later.
+            Err(CallError::Lost(_)) => self.lease.abandon(),
+            Err(_) => {}
         }
         Ok(result?)
     }

@@ -121,7 +121,8 @@ impl Running {
         };
         wait_readable(connection).await.map_err(CallError::Lost)?;
         // It is small and sent at once, so it is there as a whole.
-        match connection.get_mut().0.receive()?.0 {
+        let received = connection.get_mut().0.receive();
+        match received.inspect_err(|e| self.vessel.heard(e))?.0 {
             Reply::Exited(status) => Ok(status),
             _ => Err(CallError::Unexpected("no exit status").into()),
         }
@@ -145,6 +146,15 @@ impl Running {
             && !self.signalled.load(Ordering::Relaxed)
         {
             self.vessel.lease.give_back(connection.into_inner().0);
+        }
+    }
+}
+
+impl VesselInner {
+    /// As [`Self::request`] has it: when one connection is lost the shim is gone.
+    fn heard(&self, error: &CallError) {
+        if matches!(error, CallError::Lost(_)) {
+            self.lease.abandon();
         }
     }
 }
@@ -390,7 +400,7 @@ async fn start(
 ) -> Result<(AsyncFd<Waitable>, Vec<OwnedFd>)> {
     let mut connection = send(vessel, Request::Exec(request), streams).await?;
     wait_readable(&connection).await.map_err(CallError::Lost)?;
-    match connection.get_mut().0.receive()? {
+    match connection.get_mut().0.receive().inspect_err(|e| vessel.heard(e))? {
         (Reply::Started, fds) => Ok((connection, fds)),
         _ => Err(CallError::Unexpected("not started").into()),
     }

@@ -161,7 +161,8 @@ async fn many_commands_leave_nothing_in_the_shim(store: &Store) {
     until("all is as before", async || (belongings(shim), belongings(hull)) == before).await;
     let names = fs::read_dir(store.root().join("vessels").join(vessel.id())).unwrap();
     let scratch = names.flatten().filter(|e| e.file_name().to_string_lossy().starts_with("scratch-")).count();
-    assert!(scratch <= 1, "{scratch} throw-away layers");
+    // One is ready; the one of the last command may not be gone yet.
+    assert!(scratch <= 2, "{scratch} throw-away layers");
     vessel.close().await.unwrap();
     let names = fs::read_dir(store.root().join("vessels").join(vessel.id())).unwrap();
     assert!(!names.flatten().any(|e| e.file_name().to_string_lossy().starts_with("scratch-")));
