@@ -1,9 +1,9 @@
 //! Commands: exit codes, streams, environment, users, directories, time limits, and what they find inside.
 #![forbid(unsafe_code)]
 
-mod berths;
 mod confinement;
 mod ending;
+mod slots;
 
 use std::time::Duration;
 

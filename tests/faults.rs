@@ -233,7 +233,11 @@ async fn restorable(store: &Store, manager: &Manager, id: &str, what: &str) {
 
 /// Takes away what the storage does not need: the vessel's directory and the sealed layers.
 fn forget_layers(store: &Store, id: &str) {
-    let remove = |path: &Path| std::fs::remove_dir_all(path).unwrap();
+    // Garbage that was being collected may go by itself.
+    let remove = |path: &Path| match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => panic!("{}: {error}", path.display()),
+        _ => {}
+    };
     remove(&store.root().join("vessels").join(id));
     for layer in leftovers::entries(&store.root().join("layers")) {
         remove(&layer);

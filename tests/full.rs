@@ -214,7 +214,7 @@ async fn layers_are_merged_in_a_full_store_or_not(store: &Store) {
     }
     let small = Small::new(store);
     let id = small.line(&["create", crate::testkit::BASE]);
-    for n in 0..17 {
+    for n in 0..9 {
         small.write_state(&id, &format!("{n}"));
         small.line(&["snapshot", "create", &id, "-m", &format!("{n}"), "--fast"]);
     }
@@ -227,9 +227,9 @@ async fn layers_are_merged_in_a_full_store_or_not(store: &Store) {
         small.make_room();
         failures += usize::from(!done.status.success());
         assert_eq!(done.status.success(), small.merged() == 1, "{room}: {done:?}");
-        assert_eq!(small.state(&id), "16");
+        assert_eq!(small.state(&id), "8");
         assert!(small.cli(&["upkeep", &id]).status().unwrap().success(), "{room}");
-        assert_eq!((small.merged(), small.state(&id).as_str()), (1, "16"));
+        assert_eq!((small.merged(), small.state(&id).as_str()), (1, "8"));
     }
     assert!(failures > 2, "only {failures} attempts failed");
 }

@@ -3,7 +3,6 @@
 //! [`protocol`] is what is said, [`wire`] how, [`client`] the one end, `server` the other.
 #![forbid(unsafe_code)]
 
-mod berths;
 pub mod client;
 mod commands;
 mod container_init;
@@ -11,13 +10,14 @@ pub(crate) mod fault;
 mod freeze;
 mod gateway;
 mod house;
-mod hull;
 pub(crate) mod jobs;
-mod keel;
 mod limits;
 mod logger;
 mod loopback;
 mod mounted;
+mod outer_init;
 pub mod protocol;
+mod sandbox;
 pub(crate) mod server;
+mod slots;
 pub mod wire;

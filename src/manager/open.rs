@@ -366,7 +366,10 @@ pub(super) async fn stop(manager: &Arc<ManagerInner>, id: &str) -> Result<bool> 
 
 /// [`shut_down`] after its detached processes had some time to end by themselves.
 fn stop_gently(dir: BorrowedFd<'_>) -> Result<bool> {
-    let Some(mut connection) = Connection::open(dir)? else { return Ok(false) };
+    let Some(mut connection) = Connection::open(dir)? else {
+        limits::release_unused(dir)?;
+        return Ok(false);
+    };
     let failed = |e| Error::io("failed to limit the time of a request", e);
     connection.set_patience(Some(PROCESS_GRACE * 2)).map_err(failed)?;
     let grace_ms = u64::try_from(PROCESS_GRACE.as_millis()).unwrap_or(u64::MAX);
@@ -379,6 +382,7 @@ fn stop_gently(dir: BorrowedFd<'_>) -> Result<bool> {
     connection.set_patience(None).map_err(failed)?;
     connection.call_done(&Request::Shutdown { destroy: false }, &[])?;
     connection.wait_closed(LEAVE)?;
+    limits::release_unused(dir)?;
     Ok(true)
 }
 

@@ -8,8 +8,8 @@ use crate::testkit::{BASE, Cap, Store, leftovers, need, sh, tests, tree};
 
 tests!(a_merge_meets_faults_at_every_step);
 
-/// Sixteen snapshots are merged into one layer.
-const LENGTH: usize = 17;
+/// Eight snapshots are merged into one layer.
+const LENGTH: usize = 9;
 
 async fn chain(manager: &Manager) -> (String, String) {
     let vessel = manager.create_vessel(BASE, "/work").await.unwrap();

@@ -1,4 +1,4 @@
-//! Commands: each in a berth of the vessel's container ([`super::hull`]).
+//! Commands: each in a slot of the vessel's container ([`super::sandbox`]).
 #![forbid(unsafe_code)]
 
 use std::os::fd::OwnedFd;
@@ -6,10 +6,10 @@ use std::os::unix::net::UnixStream;
 
 use rustix::process::Pid;
 
-use super::berths::Berth;
 use super::container_init::{Start, ToInit};
 use super::mounted::Scratch;
 use super::protocol::{ExecRequest, ExitStatus, Fault, FaultKind};
+use super::slots::Slot;
 use super::wire;
 use crate::root::Root;
 use crate::user::{self, Identity};
@@ -52,25 +52,25 @@ pub(super) struct Command {
 }
 
 impl Command {
-    /// Starts what was resolved in a berth.
-    pub(super) fn new(berth: Berth, start: &Start, streams: &[OwnedFd]) -> Result<Self, (Fault, Berth)> {
-        if let Err(fault) = berth.start(start, streams) {
-            return Err((fault, berth));
+    /// Starts what was resolved in a slot.
+    pub(super) fn new(slot: Slot, start: &Start, streams: &[OwnedFd]) -> Result<Self, (Fault, Slot)> {
+        if let Err(fault) = slot.start(start, streams) {
+            return Err((fault, slot));
         }
         let name = start.argv.first().map(|a| a.escape_ascii().to_string()).unwrap_or_default();
         Ok(Self {
             client: None,
             announce: false,
-            control: Some(berth.control),
-            start: Some(berth.start),
-            pidfd: berth.pidfd,
-            pid: berth.pid,
+            control: Some(slot.control),
+            start: Some(slot.start),
+            pidfd: slot.pidfd,
+            pid: slot.pid,
             terminal: Vec::new(),
             process: None,
             status: None,
             failure: None,
             name,
-            scratch: berth.scratch,
+            scratch: slot.scratch,
         })
     }
 

@@ -1,20 +1,20 @@
-//! Process 1 of a vessel's container, the hull: makes berths, each for one command, and takes everything with it when it ends.
+//! Process 1 of a vessel's container, the sandbox: makes slots, each for one command, and takes everything with it when it ends.
 //!
 //! libcontainer builds the container and calls [`Init::exec`] where a runtime would exec the command. It goes on to have the one
-//! capability that berths are made with, and is in a pid namespace that no command is in: none can see it.
+//! capability that slots are made with, and is in a pid namespace that no command is in: none can see it.
 //!
 //! ```text
-//! shim ── libcontainer ──▶ hull: root, /sys, /etc, host name, cgroup namespace
-//!                            └── berth: pid, mount and ipc namespace, /proc and /dev of its own; capabilities dropped
+//! shim ── libcontainer ──▶ sandbox: root, /sys, /etc, host name, cgroup namespace
+//!                            └── slot: pid, mount and ipc namespace, /proc and /dev of its own; capabilities dropped
 //!                                  └── command: waits, filtered; executes what it is told
 //! ```
 //!
-//! A berth is made before its command is known, so that the command only has to be executed. It is not used twice.
+//! A slot is made before its command is known, so that the command only has to be executed. It is not used twice.
 #![forbid(unsafe_code)]
 
-mod berth;
 mod command;
 mod furnish;
+mod slot;
 mod supervise;
 
 use std::collections::HashMap;
@@ -55,21 +55,21 @@ pub(super) struct Start {
     pub(super) confinement: Confinement,
 }
 
-/// What the shim says to the hull: make a berth. Descriptors with it: the sockets of its init and of its command, and the mount
+/// What the shim says to the sandbox: make a slot. Descriptors with it: the sockets of its init and of its command, and the mount
 /// that becomes its root instead of the vessel's, if there is a third.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct ToHull;
+pub(super) struct ToSandbox;
 
-/// What the shim says to the init of a berth.
+/// What the shim says to the init of a slot.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum ToInit {
     Signal(i32),
 }
 
-/// What the init of a berth says.
+/// What the init of a slot says.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum FromInit {
-    /// The berth is made.
+    /// The slot is made.
     Ready,
     /// It cannot be.
     Failed(Fault),
@@ -88,7 +88,7 @@ pub(super) enum FromCommand {
     NotStarted(Fault),
 }
 
-/// What berths of one hull have in common.
+/// What slots of one sandbox have in common.
 #[derive(Debug, Clone)]
 pub(super) struct Facts {
     /// Holds the vessel's lock as long as a process is here that has its mount, should the shim be killed.
@@ -132,12 +132,12 @@ impl Executor for Init {
     }
 }
 
-/// Makes berths until the shim hangs up.
+/// Makes slots until the shim hangs up.
 fn serve(control: &UnixStream, facts: &Facts) -> io::Result<()> {
-    let _ = rustix::thread::set_name(c"vesselrt-hull"); // for ps; nothing depends on it
+    let _ = rustix::thread::set_name(c"vesselrt-sbox"); // for ps; nothing depends on it
     // When the shim dies, however it dies, so does the container.
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
-    // What this process has open and mapped is not for the commands it starts: no ptrace, no /proc/1/fd. Berths inherit it.
+    // What this process has open and mapped is not for the commands it starts: no ptrace, no /proc/1/fd. Slots inherit it.
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
     // Copies of all descriptors of the shim are here, its lock and its connections among them.
     let [control, lock] = sys::keep_only([control.as_fd(), facts.lock.as_fd()], 3)?;
@@ -149,16 +149,16 @@ fn serve(control: &UnixStream, facts: &Facts) -> io::Result<()> {
             reap(&signals)?;
         }
         if asked {
-            let Some((ToHull, fds)) = wire::recv(&control)? else { return Ok(()) };
+            let Some((ToSandbox, fds)) = wire::recv(&control)? else { return Ok(()) };
             // The shim sees the sockets of one that could not be made close.
-            let _ = make_berth(fds, facts);
+            let _ = make_slot(fds, facts);
         }
     }
 }
 
-fn make_berth(fds: Vec<OwnedFd>, facts: &Facts) -> io::Result<()> {
+fn make_slot(fds: Vec<OwnedFd>, facts: &Facts) -> io::Result<()> {
     let namespaces = CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC;
-    sys::fork_into(namespaces, || i32::from(berth::live(fds, facts).is_err())).map(drop)
+    sys::fork_into(namespaces, || i32::from(slot::live(fds, facts).is_err())).map(drop)
 }
 
 fn watch_children() -> io::Result<SignalFd> {
@@ -180,7 +180,7 @@ fn wait(control: &UnixStream, signals: &SignalFd) -> io::Result<[bool; 2]> {
     }
 }
 
-/// Berths that have ended.
+/// Slots that have ended.
 fn reap(signals: &SignalFd) -> io::Result<()> {
     while signals.read_signal()?.is_some() {}
     let any = Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL);

@@ -122,7 +122,7 @@ enum Ready {
     Control(u64),
     Ended(u64),
     JobEnded(u64),
-    HullEnded,
+    SandboxEnded,
     ScratchLeft(u64),
     DiskFull,
     /// The log of a process is complete.
@@ -171,7 +171,7 @@ impl Server {
     }
 
     fn leave(&mut self) {
-        self.end_hulls();
+        self.end_sandboxes();
         if self.destroy {
             self.remove_writable_layer();
         }
@@ -218,9 +218,9 @@ impl Server {
             what.push(Ready::JobEnded(*id));
             fds.push(PollFd::new(&job.pidfd, PollFlags::IN));
         }
-        let (hulls, scratches) = self.running.watched();
-        for pidfd in hulls {
-            what.push(Ready::HullEnded);
+        let (sandboxes, scratches) = self.running.watched();
+        for pidfd in sandboxes {
+            what.push(Ready::SandboxEnded);
             fds.push(PollFd::new(pidfd, PollFlags::IN));
         }
         for (id, pidfd) in scratches {
@@ -255,7 +255,7 @@ impl Server {
             Ready::Control(id) => self.hear_init(id),
             Ready::Ended(id) => self.init_ended(id),
             Ready::JobEnded(id) => self.job_ended(id),
-            Ready::HullEnded => self.hull_ended(),
+            Ready::SandboxEnded => self.sandbox_ended(),
             Ready::ScratchLeft(id) => self.scratch_left(id),
             Ready::DiskFull => self.limiter.disk_full(&self.commands),
             Ready::Logged(process) => self.process_logged(process),
@@ -390,7 +390,7 @@ impl Server {
     /// old ones are again.
     fn remount(&mut self, spec: super::protocol::MountSpec) -> Result<Option<OwnedFd>, Fault> {
         let target = Path::new(house::MERGED);
-        self.end_hulls();
+        self.end_sandboxes();
         let (before, root) = match self.mounted.take() {
             Some(old) => {
                 let root = old.root.as_fd().try_clone_to_owned();

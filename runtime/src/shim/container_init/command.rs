@@ -110,7 +110,7 @@ fn make_directory(cwd: &Path) -> Result<(), Fault> {
     files::make_dir(&root, cwd.as_os_str().as_bytes(), 0o755, true)
 }
 
-/// A terminal of the berth's own devpts: its other end, and the end of the command.
+/// A terminal of the slot's own devpts: its other end, and the end of the command.
 fn open_terminal(rows: u16, columns: u16) -> io::Result<(OwnedFd, OwnedFd)> {
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
     let ptmx = rustix::fs::open("/dev/pts/ptmx", flags, Mode::empty())?;

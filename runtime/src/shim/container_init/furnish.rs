@@ -1,6 +1,6 @@
-//! What a berth has of its own besides its processes: `/proc`, `/dev` and everything below them, and maybe its root.
+//! What a slot has of its own besides its processes: `/proc`, `/dev` and everything below them, and maybe its root.
 //!
-//! Done in a mount namespace that is a copy of the hull's. Destinations are directories of the guest's tree, which the shim has
+//! Done in a mount namespace that is a copy of the sandbox's. Destinations are directories of the guest's tree, which the shim has
 //! looked at; wherever they lead, it is inside of that tree, as nothing else is in this mount namespace. What is hidden in
 //! `/proc` is found under the descriptor of that mount, by names of the kernel.
 #![forbid(unsafe_code)]
@@ -67,7 +67,7 @@ fn clone_devices() -> Result<Vec<OwnedFd>, Unfurnished> {
     DEVICES.into_iter().map(clone).collect::<Result<_, _>>().map_err(at("clone the devices"))
 }
 
-/// Takes along what the hull has mounted besides `/proc` and `/dev`.
+/// Takes along what the sandbox has mounted besides `/proc` and `/dev`.
 fn change_root(root: &OwnedFd, facts: &Facts) -> Result<(), Unfurnished> {
     let failed = "change the root to a throw-away layer";
     let sys = clone_tree(CWD, "/sys", true).map_err(at("clone /sys"))?;

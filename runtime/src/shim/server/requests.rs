@@ -223,7 +223,7 @@ impl Server {
         if self.mounted()?.spec.driver == Driver::Fuse {
             return Err(not_anew());
         }
-        self.end_hulls();
+        self.end_sandboxes();
         let mounted = self.mounted.take().ok_or_else(not_mounted)?;
         self.detached = Some(mounted.spec.clone());
         mounted.unmount(Path::new(house::MERGED))?;

@@ -1,4 +1,4 @@
-//! Commands from their request to their last word, and the hull that they run in.
+//! Commands from their request to their last word, and the sandbox that they run in.
 //!
 //! What can be done before a command is asked for is done when nothing else is to do ([`Server::chore`]).
 #![forbid(unsafe_code)]
@@ -10,17 +10,17 @@ use super::requests::{Handled, Outcome};
 use super::{Server, State, not_mounted, wire};
 use crate::shim::commands::{self, Command};
 use crate::shim::container_init::{FromCommand, FromInit, Start};
-use crate::shim::hull::Hull;
 use crate::shim::mounted::Scratch;
 use crate::shim::protocol::{ExecRequest, ExitStatus, Fault, FaultKind, Reply};
+use crate::shim::sandbox::Sandbox;
 use crate::spec::{self, MountPointError, MountPoints};
 
-/// Hulls that end only when all commands have. More are made only by what goes wrong again and again.
+/// Sandboxes that end only when all commands have. More are made only by what goes wrong again and again.
 const MOST_RETIRED: usize = 8;
 
 /// How long is waited for a request before anything is made ahead between changes from outside.
 const MOMENT: Duration = Duration::from_millis(2);
-/// How long is waited for a request before a hull is made in a vessel that may not be for commands.
+/// How long is waited for a request before a sandbox is made in a vessel that may not be for commands.
 const NO_COMMAND: Duration = Duration::from_millis(50);
 
 /// Why a command could not be started.
@@ -37,16 +37,16 @@ impl From<Fault> for Refusal {
     }
 }
 
-/// What the server knows of the hull and of what was done to the vessel since it was made.
+/// What the server knows of the sandbox and of what was done to the vessel since it was made.
 #[derive(Debug)]
 pub(super) struct Running {
-    hull: Option<Hull>,
+    sandbox: Option<Sandbox>,
     /// Those of which the use is over, while commands run in them.
-    retired: Vec<Hull>,
+    retired: Vec<Sandbox>,
     /// Throw-away layers of commands that have ended, until their mounts are gone.
     leaving: Vec<(u64, OwnedFd, Scratch)>,
     users: commands::Users,
-    /// Something may have happened to what is mounted in the hull.
+    /// Something may have happened to what is mounted in the sandbox.
     touched: bool,
     /// How often something was done that may have changed a file.
     writes: u64,
@@ -63,7 +63,7 @@ pub(super) struct Running {
 impl Default for Running {
     fn default() -> Self {
         Self {
-            hull: None,
+            sandbox: None,
             retired: Vec::new(),
             leaving: Vec::new(),
             users: commands::Users::default(),
@@ -91,10 +91,10 @@ impl Running {
         self.written();
     }
 
-    /// What is polled: the hulls, and what leaves.
+    /// What is polled: the sandboxes, and what leaves.
     pub(super) fn watched(&self) -> (impl Iterator<Item = &OwnedFd>, impl Iterator<Item = (u64, &OwnedFd)>) {
-        let hulls = self.hull.iter().chain(&self.retired).map(|hull| &hull.pidfd);
-        (hulls, self.leaving.iter().map(|(id, pidfd, _)| (*id, pidfd)))
+        let sandboxes = self.sandbox.iter().chain(&self.retired).map(|sandbox| &sandbox.pidfd);
+        (sandboxes, self.leaving.iter().map(|(id, pidfd, _)| (*id, pidfd)))
     }
 }
 
@@ -134,7 +134,7 @@ impl Server {
         let launched = match self.launch(number, &start, &fds, request.ephemeral) {
             // Somebody may have killed the container, or a part of it.
             Err(Refusal::Place(_)) if self.running.retired.len() < MOST_RETIRED => {
-                self.retire_hull();
+                self.retire_sandbox();
                 self.launch(number, &start, &fds, request.ephemeral)
             }
             other => other,
@@ -158,42 +158,43 @@ impl Server {
         fds: &[OwnedFd],
         ephemeral: bool,
     ) -> Result<Command, Refusal> {
-        self.ready_hull()?;
+        self.ready_sandbox()?;
         let quiet = !self.commands.values().any(Command::persists);
         let running = &mut self.running;
-        let hull = running.hull.as_mut().ok_or_else(not_mounted)?;
-        let berth = if ephemeral {
+        let sandbox = running.sandbox.as_mut().ok_or_else(not_mounted)?;
+        let slot = if ephemeral {
             running.throws_away = true;
-            if !quiet || !hull.has_throw_away(running.writes) {
+            if !quiet || !sandbox.has_throw_away(running.writes) {
                 let mounted = self.mounted.as_ref().ok_or_else(not_mounted)?;
-                hull.make_throw_away(number, running.writes, mounted, &self.dirs)?;
+                sandbox.make_throw_away(number, running.writes, mounted, &self.dirs)?;
             }
-            hull.take_throw_away(&self.dirs)
+            sandbox.take_throw_away(&self.dirs)
         } else {
             running.writes += 1;
-            hull.take(&self.dirs)
+            sandbox.take(&self.dirs)
         };
-        let berth = berth.map_err(Refusal::Place)?;
-        Command::new(berth, start, fds).map_err(|(fault, berth)| {
-            if let Some(scratch) = berth.scratch {
-                running.leaving.push((number, berth.pidfd, scratch));
+        let slot = slot.map_err(Refusal::Place)?;
+        Command::new(slot, start, fds).map_err(|(fault, slot)| {
+            if let Some(scratch) = slot.scratch {
+                running.leaving.push((number, slot.pidfd, scratch));
             }
             Refusal::Place(fault)
         })
     }
 
-    /// Makes sure that there is a hull, and that what is mounted in it is what a new one would have.
-    fn ready_hull(&mut self) -> Result<(), Fault> {
-        if self.running.hull.is_some() && !self.running.touched {
+    /// Makes sure that there is a sandbox, and that what is mounted in it is what a new one would have.
+    fn ready_sandbox(&mut self) -> Result<(), Fault> {
+        if self.running.sandbox.is_some() && !self.running.touched {
             return Ok(());
         }
         let points = self.prepare_mount_points()?;
         let root = &self.mounted.as_ref().ok_or_else(not_mounted)?.root;
-        if !self.running.hull.as_ref().is_some_and(|hull| hull.is_current(root, &points)) {
-            self.retire_hull();
+        if !self.running.sandbox.as_ref().is_some_and(|sandbox| sandbox.is_current(root, &points)) {
+            self.retire_sandbox();
             let number = self.number();
             let root = &self.mounted.as_ref().ok_or_else(not_mounted)?.root;
-            self.running.hull = Some(Hull::new(number, &self.ground, root, &points, self.lock.as_fd())?);
+            self.running.sandbox =
+                Some(Sandbox::new(number, &self.ground, root, &points, self.lock.as_fd())?);
         }
         // What a command does meanwhile is looked at when it has ended, or before the next one starts.
         self.running.touched = self.commands.values().any(Command::persists);
@@ -207,21 +208,21 @@ impl Server {
         Ok(points)
     }
 
-    /// No command begins in this hull any more; those that run in it go on.
-    fn retire_hull(&mut self) {
-        let Some(hull) = self.running.hull.take() else { return };
+    /// No command begins in this sandbox any more; those that run in it go on.
+    fn retire_sandbox(&mut self) {
+        let Some(sandbox) = self.running.sandbox.take() else { return };
         if self.commands.is_empty() {
-            hull.end(&self.dirs);
+            sandbox.end(&self.dirs);
         } else {
-            self.running.retired.push(hull);
+            self.running.retired.push(sandbox);
         }
     }
 
     /// Takes every process and mount of the container away. No command runs.
-    pub(super) fn end_hulls(&mut self) {
+    pub(super) fn end_sandboxes(&mut self) {
         let running = &mut self.running;
-        for hull in running.hull.take().into_iter().chain(running.retired.drain(..)) {
-            hull.end(&self.dirs);
+        for sandbox in running.sandbox.take().into_iter().chain(running.retired.drain(..)) {
+            sandbox.end(&self.dirs);
         }
         // They were in one of those.
         for (.., scratch) in running.leaving.drain(..) {
@@ -230,13 +231,13 @@ impl Server {
         running.hopeless = false;
     }
 
-    /// A hull is gone, with everything in it.
-    pub(super) fn hull_ended(&mut self) {
-        let has_ended = |hull: &mut Hull| hull.has_ended();
+    /// A sandbox is gone, with everything in it.
+    pub(super) fn sandbox_ended(&mut self) {
+        let has_ended = |sandbox: &mut Sandbox| sandbox.has_ended();
         let running = &mut self.running;
-        let ended = running.hull.take_if(has_ended).into_iter();
-        for hull in ended.chain(running.retired.extract_if(.., has_ended)) {
-            hull.end(&self.dirs);
+        let ended = running.sandbox.take_if(has_ended).into_iter();
+        for sandbox in ended.chain(running.retired.extract_if(.., has_ended)) {
+            sandbox.end(&self.dirs);
         }
         // Whoever ended it would do so again, or it could not be built: the next command sees.
         running.hopeless = true;
@@ -248,11 +249,11 @@ impl Server {
             return;
         }
         self.limiter.rest();
-        for hull in self.running.retired.drain(..) {
-            hull.end(&self.dirs);
+        for sandbox in self.running.retired.drain(..) {
+            sandbox.end(&self.dirs);
         }
         if !self.placeholders.is_empty() {
-            self.end_hulls();
+            self.end_sandboxes();
             self.remove_placeholders();
             // Made ahead it would be in sight again.
             self.running.hopeless = true;
@@ -266,25 +267,27 @@ impl Server {
             return false;
         }
         let running = &self.running;
-        match &running.hull {
+        match &running.sandbox {
             None => true,
-            Some(hull) => {
-                hull.wants() || (running.touched && self.commands.is_empty()) || self.wants_throw_away(hull)
+            Some(sandbox) => {
+                sandbox.wants()
+                    || (running.touched && self.commands.is_empty())
+                    || self.wants_throw_away(sandbox)
             }
         }
     }
 
-    fn wants_throw_away(&self, hull: &Hull) -> bool {
+    fn wants_throw_away(&self, sandbox: &Sandbox) -> bool {
         let running = &self.running;
         let quiet = !self.commands.values().any(Command::persists);
-        running.throws_away && quiet && !running.touched && !hull.has_throw_away(running.writes)
+        running.throws_away && quiet && !running.touched && !sandbox.has_throw_away(running.writes)
     }
 
     /// How long is waited for a request before a chore.
     pub(super) fn before_chore(&self) -> Duration {
-        match &self.running.hull {
+        match &self.running.sandbox {
             Some(_) if self.running.outside => MOMENT,
-            Some(hull) => hull.moment(),
+            Some(sandbox) => sandbox.moment(),
             // One that is thrown away was made for a command.
             None if self.running.has_run || self.mounted.as_ref().is_some_and(|m| m.spec.volatile) => {
                 Duration::ZERO
@@ -304,20 +307,20 @@ impl Server {
     }
 
     fn try_chore(&mut self) -> Result<bool, Fault> {
-        if self.running.hull.is_none() || (self.running.touched && self.commands.is_empty()) {
-            self.ready_hull()?;
+        if self.running.sandbox.is_none() || (self.running.touched && self.commands.is_empty()) {
+            self.ready_sandbox()?;
             return Ok(true);
         }
-        if let Some(hull) = self.running.hull.as_mut().filter(|hull| hull.wants()) {
-            return Ok(hull.refill());
+        if let Some(sandbox) = self.running.sandbox.as_mut().filter(|sandbox| sandbox.wants()) {
+            return Ok(sandbox.refill());
         }
-        if !self.running.hull.as_ref().is_some_and(|hull| self.wants_throw_away(hull)) {
+        if !self.running.sandbox.as_ref().is_some_and(|sandbox| self.wants_throw_away(sandbox)) {
             return Ok(false);
         }
         let number = self.number();
         let (running, mounted) = (&mut self.running, self.mounted.as_ref().ok_or_else(not_mounted)?);
-        let hull = running.hull.as_mut().ok_or_else(not_mounted)?;
-        hull.make_throw_away(number, running.writes, mounted, &self.dirs)?;
+        let sandbox = running.sandbox.as_mut().ok_or_else(not_mounted)?;
+        sandbox.make_throw_away(number, running.writes, mounted, &self.dirs)?;
         Ok(true)
     }
 

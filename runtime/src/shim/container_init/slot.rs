@@ -1,4 +1,4 @@
-//! A berth: process 1 of a pid namespace, which holds everything ready for one command.
+//! A slot: process 1 of a pid namespace, which holds everything ready for one command.
 //!
 //! Being a parent instead of the command has three uses: the command's exit by signal is told apart from an exit code, orphans
 //! are reaped, and the command is not exempt from default signal actions as process 1 is. When this process ends the kernel
@@ -37,7 +37,7 @@ struct Given {
     _lock: OwnedFd,
 }
 
-/// What came with the order, and nothing else: the descriptors of the hull are here too.
+/// What came with the order, and nothing else: the descriptors of the sandbox are here too.
 fn take(fds: Vec<OwnedFd>, facts: &Facts) -> io::Result<Given> {
     let lock = facts.lock.as_fd();
     let (control, start, lock, root) = match fds.as_slice() {
@@ -76,7 +76,7 @@ fn prepare(
     Ok((signals, command))
 }
 
-/// Leaves what a command may have, for good: what berths are made with goes.
+/// Leaves what a command may have, for good: what slots are made with goes.
 fn drop_capabilities() -> io::Result<()> {
     rustix::thread::remove_capability_from_bounding_set(CapabilitySet::SYS_ADMIN)?;
     let kept = rustix::thread::capabilities(None)?.permitted & spec::capability_set();

@@ -34,8 +34,8 @@ fn below(pid: u32, name: &str) -> Vec<u32> {
     found
 }
 
-async fn hull(shim: u32) -> u32 {
-    let find = || below(shim, "vesselrt-hull").first().copied();
+async fn sandbox(shim: u32) -> u32 {
+    let find = || below(shim, "vesselrt-sbox").first().copied();
     until("there is a container", async || find().is_some()).await;
     find().unwrap()
 }
@@ -90,14 +90,14 @@ async fn the_container_leaves_before_layers_are_exchanged(store: &Store) {
     sh(&vessel, "echo one > file").await;
     sh_ephemeral(&vessel, "true").await;
     let shim = shim(store, &vessel);
-    let first = hull(shim).await;
+    let first = sandbox(shim).await;
     let snapshot = vessel.create_snapshot("").await.unwrap();
     assert_eq!(sh(&vessel, "cat file; echo two > file").await, "one\n");
-    let second = hull(shim).await;
+    let second = sandbox(shim).await;
     assert_ne!(first, second);
     vessel.restore_snapshot(&snapshot.id).await.unwrap();
     assert_eq!(sh_ephemeral(&vessel, "cat file").await, "one\n");
-    let third = hull(shim).await;
+    let third = sandbox(shim).await;
     assert_ne!(second, third);
     for gone in [first, second] {
         assert!(!std::path::Path::new(&format!("/proc/{gone}")).exists(), "{gone} is still there");
@@ -108,14 +108,14 @@ async fn the_container_leaves_before_layers_are_exchanged(store: &Store) {
 async fn commands_die_with_their_container_and_the_next_one_has_another(store: &Store) {
     let (_manager, vessel) = store.vessel().await;
     let mark = format!("{}.25", 6_000_000 + std::process::id());
-    for name in ["vesselrt-hull", "vesselrt-keel"] {
+    for name in ["vesselrt-sbox", "vesselrt-outer"] {
         let script = format!("touch started; (setsid sleep {mark} &); sleep {mark}");
         let running =
             vessel.spawn(ExecOptions::new(["sh", "-c", &script]).persist_result(true)).await.unwrap();
         until("the command has started", async || vessel.stat("started").await.is_ok()).await;
         vessel.delete_file("started").await.unwrap();
         let shim = shim(store, &vessel);
-        hull(shim).await;
+        sandbox(shim).await;
         let victim = i32::try_from(below(shim, name)[0]).unwrap();
         let victim = rustix::process::Pid::from_raw(victim).unwrap();
         rustix::process::kill_process(victim, rustix::process::Signal::KILL).unwrap();
@@ -147,7 +147,7 @@ async fn many_commands_leave_nothing_in_the_shim(store: &Store) {
     };
     both(10).await;
     let shim = shim(store, &vessel);
-    let hull = hull(shim).await;
+    let sandbox = sandbox(shim).await;
     // Two ready for each kind of command at most.
     let settled = || belongings(shim);
     until("nothing is being made", async || {
@@ -156,9 +156,9 @@ async fn many_commands_leave_nothing_in_the_shim(store: &Store) {
         now == settled()
     })
     .await;
-    let before = (belongings(shim), belongings(hull));
+    let before = (belongings(shim), belongings(sandbox));
     both(300).await;
-    until("all is as before", async || (belongings(shim), belongings(hull)) == before).await;
+    until("all is as before", async || (belongings(shim), belongings(sandbox)) == before).await;
     let names = fs::read_dir(store.root().join("vessels").join(vessel.id())).unwrap();
     let scratch = names.flatten().filter(|e| e.file_name().to_string_lossy().starts_with("scratch-")).count();
     // One is ready; the one of the last command may not be gone yet.

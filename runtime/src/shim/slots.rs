@@ -1,4 +1,4 @@
-//! Berths as the shim sees them: places in the vessel's container, each made ready for one command before there is one.
+//! Slots as the shim sees them: places in the vessel's container, each made ready for one command before there is one.
 #![forbid(unsafe_code)]
 
 use std::io::{self, IoSliceMut, Read};
@@ -10,12 +10,12 @@ use std::time::Duration;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, sockopt};
 use rustix::process::{Pid, PidfdFlags};
 
-use super::container_init::{FromCommand, FromInit, Start, ToHull};
+use super::container_init::{FromCommand, FromInit, Start, ToSandbox};
 use super::mounted::{Dirs, Scratch};
 use super::protocol::{Fault, FaultKind};
 use super::wire;
 
-/// How long making one may take; it takes a part of a millisecond, and some for the hull.
+/// How long making one may take; it takes a part of a millisecond, and some for the sandbox.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Longest report of a process that is ready or failed.
 const REPORT: usize = 64 << 10;
@@ -33,7 +33,7 @@ pub(super) struct Ordered {
 
 /// One that is ready.
 #[derive(Debug)]
-pub(super) struct Berth {
+pub(super) struct Slot {
     /// Socket to its init.
     pub(super) control: UnixStream,
     /// Socket to the process that becomes the command: closes when it is executed.
@@ -42,18 +42,15 @@ pub(super) struct Berth {
     pub(super) pid: Pid,
     pub(super) pidfd: OwnedFd,
     /// The process that becomes the command: like the init it can be put into a cgroup before the command is told.
-    #[allow(
-        dead_code,
-        reason = "what a berth is to be put into before its command is told, both have to be"
-    )]
+    #[allow(dead_code, reason = "what a slot is to be put into before its command is told, both have to be")]
     pub(super) command: Pid,
     pub(super) scratch: Option<Scratch>,
 }
 
 impl Ordered {
-    /// Orders one from the hull at the other end of `hull`; with `scratch`, whose mount is given, for a command that leaves
+    /// Orders one from the sandbox at the other end of `sandbox`; with `scratch`, whose mount is given, for a command that leaves
     /// nothing.
-    pub(super) fn new(hull: &UnixStream, scratch: Option<(Scratch, OwnedFd)>) -> io::Result<Self> {
+    pub(super) fn new(sandbox: &UnixStream, scratch: Option<(Scratch, OwnedFd)>) -> io::Result<Self> {
         let (control, init) = UnixStream::pair()?;
         let (start, command) = UnixStream::pair()?;
         for socket in [&control, &start] {
@@ -63,16 +60,16 @@ impl Ordered {
         let (scratch, mount) = scratch.unzip();
         let mut fds = vec![init.as_fd(), command.as_fd()];
         fds.extend(mount.as_ref().map(AsFd::as_fd));
-        wire::send(hull, &ToHull, &fds)?;
+        wire::send(sandbox, &ToSandbox, &fds)?;
         Ok(Self { control, start, scratch })
     }
 
     /// Waits until it is ready, which it is if it was ordered a moment ago.
-    pub(super) fn ready(self, dirs: &Dirs) -> Result<Berth, Fault> {
+    pub(super) fn ready(self, dirs: &Dirs) -> Result<Slot, Fault> {
         match self.report() {
             Ok((pid, pidfd, command)) => {
                 let Self { control, start, scratch } = self;
-                Ok(Berth { control, start, pid, pidfd, command, scratch })
+                Ok(Slot { control, start, pid, pidfd, command, scratch })
             }
             Err(fault) => {
                 self.cancel(dirs);
@@ -110,7 +107,7 @@ impl Ordered {
     }
 }
 
-impl Berth {
+impl Slot {
     /// Tells the command.
     pub(super) fn start(&self, start: &Start, streams: &[OwnedFd]) -> Result<(), Fault> {
         let streams: Vec<_> = streams.iter().map(AsFd::as_fd).collect();
@@ -150,7 +147,7 @@ fn from<T: serde::de::DeserializeOwned>(socket: &UnixStream) -> io::Result<(Pid,
     Ok((sender, value))
 }
 
-impl Berth {
+impl Slot {
     /// Why it is not to be used any more.
     pub(super) fn gone() -> Fault {
         Fault::new(FaultKind::Internal, "the container of the vessel is gone")

@@ -1,9 +1,9 @@
-//! The hull: the one container of a vessel, in which berths for commands are made.
+//! The sandbox: the one container of a vessel, in which slots for commands are made.
 //!
-//! It is built by a process of its own ([`super::keel`]), and berths can be ordered while it is.
+//! It is built by a process of its own ([`super::outer_init`]), and slots can be ordered while it is.
 //!
-//! The hull holds the mount of the vessel: it has to go before layers are exchanged. What is mounted in it is mounted on files of
-//! the vessel; when one of those is removed or replaced from outside, its mount is gone with it, and so is the use of the hull.
+//! The sandbox holds the mount of the vessel: it has to go before layers are exchanged. What is mounted in it is mounted on files of
+//! the vessel; when one of those is removed or replaced from outside, its mount is gone with it, and so is the use of the sandbox.
 #![forbid(unsafe_code)]
 
 use std::io;
@@ -17,13 +17,13 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::fs::OFlags;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
-use super::berths::{Berth, Ordered};
 use super::commands::Ground;
 use super::container_init::Facts;
 use super::house;
-use super::keel::{self, Keel};
 use super::mounted::{Dirs, Mounted, Scratch};
+use super::outer_init::{self, OuterInit};
 use super::protocol::Fault;
+use super::slots::{Ordered, Slot};
 use super::wire;
 use crate::root::Root;
 use crate::seccomp;
@@ -31,25 +31,25 @@ use crate::spec::{ContainerParams, EtcFile, MountPoints};
 
 /// Group of terminals on every Linux.
 const TTY_GID: u32 = 5;
-/// Berths that wait for commands, where there are many.
+/// Slots that wait for commands, where there are many.
 const SPARE: usize = 2;
-/// How long is waited after the first command of a hull, which may be the last one, before anything is made for more.
+/// How long is waited after the first command of a sandbox, which may be the last one, before anything is made for more.
 const MOMENT: Duration = Duration::from_millis(2);
 
 /// A container that runs.
 #[derive(Debug)]
-pub(super) struct Hull {
+pub(super) struct Sandbox {
     number: u64,
     control: UnixStream,
-    /// Where its keel says why it could not be built.
+    /// Where its outer init says why it could not be built.
     report: UnixStream,
-    /// Its keel.
+    /// Its outer init.
     pid: Pid,
     pub(super) pidfd: OwnedFd,
     etc_files: Vec<EtcFile>,
     /// What it is mounted on, kept open: the number of none of them is given to another file while it is.
     places: Vec<Place>,
-    berths: Vec<Ordered>,
+    slots: Vec<Ordered>,
     /// Commands that have had one.
     taken: u64,
     /// One for a command that leaves nothing, and how often the vessel had been written to when it was made.
@@ -63,7 +63,7 @@ struct Place {
     identity: (u64, u64),
 }
 
-impl Hull {
+impl Sandbox {
     /// Starts one on what is mounted; `points` are as they were prepared just now, `lock` is held as long as
     /// anything of it is there.
     pub(super) fn new(
@@ -94,22 +94,11 @@ impl Hull {
         };
         let pair = || UnixStream::pair().map_err(|e| Fault::io("socketpair", &e));
         let ((control, theirs), (report, reporting)) = (pair()?, pair()?);
-        let pid = Keel { number, params, facts, control: theirs, report: reporting }.lay()?;
+        let pid = OuterInit { number, params, facts, control: theirs, report: reporting }.start()?;
         let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())
             .map_err(|e| Fault::io("pidfd_open", &e.into()))?;
-        let (etc_files, berths) = (points.etc_files.clone(), Vec::new());
-        Ok(Self {
-            number,
-            control,
-            report,
-            pid,
-            pidfd,
-            etc_files,
-            places,
-            berths,
-            taken: 0,
-            throw_away: None,
-        })
+        let (etc_files, slots) = (points.etc_files.clone(), Vec::new());
+        Ok(Self { number, control, report, pid, pidfd, etc_files, places, slots, taken: 0, throw_away: None })
     }
 
     /// Whether everything that is mounted in it still is, and is what would be mounted now; `points` were prepared just now.
@@ -122,7 +111,7 @@ impl Hull {
     /// Orders one for the commands to come; false when that failed.
     pub(super) fn refill(&mut self) -> bool {
         match Ordered::new(&self.control, None) {
-            Ok(ordered) => self.berths.push(ordered),
+            Ok(ordered) => self.slots.push(ordered),
             Err(_) => return false,
         }
         true
@@ -130,7 +119,7 @@ impl Hull {
 
     /// Whether [`Self::refill`] has something to do.
     pub(super) fn wants(&self) -> bool {
-        self.berths.len() < if self.taken == 0 { 1 } else { SPARE }
+        self.slots.len() < if self.taken == 0 { 1 } else { SPARE }
     }
 
     /// How long is waited for a request before anything is made for commands to come.
@@ -165,20 +154,20 @@ impl Hull {
         }
     }
 
-    /// A berth for a command whose changes stay.
-    pub(super) fn take(&mut self, dirs: &Dirs) -> Result<Berth, Fault> {
-        if self.berths.is_empty() {
+    /// A slot for a command whose changes stay.
+    pub(super) fn take(&mut self, dirs: &Dirs) -> Result<Slot, Fault> {
+        if self.slots.is_empty() {
             self.refill();
         }
         self.taken += 1;
-        let berth = match self.berths.is_empty() {
-            true => Err(Berth::gone()),
-            false => self.berths.remove(0).ready(dirs),
+        let slot = match self.slots.is_empty() {
+            true => Err(Slot::gone()),
+            false => self.slots.remove(0).ready(dirs),
         };
-        berth.map_err(|fault| self.explain(fault))
+        slot.map_err(|fault| self.explain(fault))
     }
 
-    /// What its keel says, if it says something.
+    /// What its outer init says, if it says something.
     fn explain(&self, fault: Fault) -> Fault {
         let moment = rustix::time::Timespec { tv_sec: 1, tv_nsec: 0 };
         let said = rustix::event::poll(&mut [PollFd::new(&self.report, PollFlags::IN)], Some(&moment));
@@ -188,10 +177,10 @@ impl Hull {
         }
     }
 
-    /// The berth that [`Self::make_throw_away`] made.
-    pub(super) fn take_throw_away(&mut self, dirs: &Dirs) -> Result<Berth, Fault> {
+    /// The slot that [`Self::make_throw_away`] made.
+    pub(super) fn take_throw_away(&mut self, dirs: &Dirs) -> Result<Slot, Fault> {
         self.taken += 1;
-        let (ordered, _) = self.throw_away.take().ok_or_else(Berth::gone)?;
+        let (ordered, _) = self.throw_away.take().ok_or_else(Slot::gone)?;
         ordered.ready(dirs).map_err(|fault| self.explain(fault))
     }
 
@@ -210,11 +199,11 @@ impl Hull {
         super::server::reap(self.pid);
         self.drop_throw_away(dirs);
         // What libcontainer wrote down; its cgroup was never made where we may not.
-        let _ = std::fs::remove_dir_all(Path::new(house::STATE).join(keel::container_id(self.number)));
+        let _ = std::fs::remove_dir_all(Path::new(house::STATE).join(outer_init::container_id(self.number)));
     }
 }
 
-/// Where the hull has mounts that could be lost.
+/// Where the sandbox has mounts that could be lost.
 fn places(root: &Root, etc_files: &[EtcFile]) -> Result<Vec<Place>, Fault> {
     let directories = ["/dev", "/proc", "/sys"].map(PathBuf::from);
     let files = etc_files.iter().map(|file| file.destination.clone());

@@ -1,4 +1,4 @@
-//! The process that builds the hull, and below which everything of it is.
+//! The process that builds the sandbox, and below which everything of it is.
 //!
 //! The only place that names libcontainer besides the init ([`super::container_init`]). It clones without the C library knowing,
 //! changes the working directory and clears the dumpable flag of its caller, takes its time, and what it starts does not end with
@@ -31,20 +31,20 @@ use crate::sys;
 
 /// What the process is given.
 #[derive(Debug)]
-pub(super) struct Keel {
+pub(super) struct OuterInit {
     /// Names the container.
     pub(super) number: u64,
     pub(super) params: ContainerParams,
     pub(super) facts: Facts,
-    /// The hull's end of its socket.
+    /// The sandbox's end of its socket.
     pub(super) control: UnixStream,
-    /// Where it says why the hull could not be built.
+    /// Where it says why the sandbox could not be built.
     pub(super) report: UnixStream,
 }
 
-impl Keel {
+impl OuterInit {
     /// Starts it.
-    pub(super) fn lay(self) -> Result<Pid, Fault> {
+    pub(super) fn start(self) -> Result<Pid, Fault> {
         let shim = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())
             .map_err(|e| Fault::io("pidfd_open", &e.into()))?;
         sys::fork_into(CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS, move || {
@@ -60,7 +60,7 @@ impl Keel {
         let [control_, report_, lock, shim] = sys::keep_only(kept, 3)?;
         std::mem::forget((control, report)); // closed just now
         let (control, report) = (UnixStream::from(control_), UnixStream::from(report_));
-        let _ = rustix::thread::set_name(c"vesselrt-keel"); // for ps; nothing depends on it
+        let _ = rustix::thread::set_name(c"vesselrt-outer"); // for ps; nothing depends on it
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
         // It may have died before it was said what is to happen then.
         let now = rustix::time::Timespec::default();
@@ -75,7 +75,7 @@ impl Keel {
             return wire::send(&report, &fault, &[]);
         }
         drop(report);
-        // The store is the shim's alone; whoever waits for the hull need not wait for this.
+        // The store is the shim's alone; whoever waits for the sandbox need not wait for this.
         for place in house::STORE {
             let _ = rustix::mount::unmount(format!("/{place}"), UnmountFlags::DETACH);
         }
