@@ -117,6 +117,11 @@ impl Sandbox {
         true
     }
 
+    /// How many commands began in it.
+    pub(super) fn taken(&self) -> u64 {
+        self.taken
+    }
+
     /// Whether [`Self::refill`] has something to do.
     pub(super) fn wants(&self) -> bool {
         self.slots.len() < if self.taken == 0 { 1 } else { SPARE }

@@ -269,12 +269,18 @@ impl Server {
         let running = &self.running;
         match &running.sandbox {
             None => true,
+            Some(sandbox) if self.is_for_one(sandbox) => false,
             Some(sandbox) => {
                 sandbox.wants()
                     || (running.touched && self.commands.is_empty())
                     || self.wants_throw_away(sandbox)
             }
         }
+    }
+
+    /// A vessel that is thrown away was made for one command; nothing is made ready for a second one before there was one.
+    fn is_for_one(&self, sandbox: &Sandbox) -> bool {
+        sandbox.taken() == 1 && self.mounted.as_ref().is_some_and(|mounted| mounted.spec.volatile)
     }
 
     fn wants_throw_away(&self, sandbox: &Sandbox) -> bool {
