@@ -168,6 +168,8 @@ fn attach_joins_pipes_and_leaves_without_killing() {
     // The end of our input is not the end of its.
     let attached = shell.call(["attach", &id, &process]).input("one\n").start();
     wait_for("one", || shell.call(["logs", &id, &process]).succeeds().text().contains("got one\n"));
+    // What is in the log is shown a moment later.
+    std::thread::sleep(Duration::from_secs(1));
     attached.signal(Signal::INT);
     let left = attached.wait();
     assert_eq!((left.code, left.text().as_str()), (130, "got one\n"), "{left:?}");
