@@ -240,9 +240,9 @@ async fn a_store_that_becomes_read_only_changes_at_most_to_the_new_state(store: 
     }
     let small = Small::new(store);
     let (mut random, mut hit) = (Random::new(), 0);
-    for round in 0..6 {
+    for round in 0..20 {
         for operation in [&SNAPSHOT, &SEALED, &RESTORE, &FORK, &SQUASH] {
-            if hit == 5 {
+            if hit == 5 || (hit > 0 && round > 5) {
                 return;
             }
             let before = Before::new(&small);
@@ -250,7 +250,7 @@ async fn a_store_that_becomes_read_only_changes_at_most_to_the_new_state(store: 
             let mut command = small.cli(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
             let quiet = std::process::Stdio::null;
             let mut child = command.stdout(quiet()).stderr(quiet()).spawn().unwrap();
-            std::thread::sleep(random.moment(Duration::from_millis(60)));
+            std::thread::sleep(random.moment(Duration::from_millis(60 / (round + 1))));
             let mut becomes = small.becomes_read_only();
             let done = child.wait().unwrap();
             assert!(becomes.wait().unwrap().success());

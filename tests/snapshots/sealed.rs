@@ -164,8 +164,8 @@ async fn an_archive_is_compressed_as_its_snapshot_says(store: &Store) {
         vessel.restore_snapshot(&made.id).await.unwrap();
     }
     let [least, usual, most, most_sealed, least_sealed] = sizes[..] else { panic!("{sizes:?}") };
-    assert!(least > usual && usual > most, "{sizes:?}");
     let alike = |a: u64, b: u64| a.abs_diff(b) < 100;
+    assert!(least > usual + 1000 && (usual > most || alike(usual, most)), "{sizes:?}");
     assert!(alike(most, most_sealed) && alike(least, least_sealed), "{sizes:?}");
     for level in [1000, i32::MIN] {
         fails(
