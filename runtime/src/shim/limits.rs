@@ -21,6 +21,10 @@ use crate::settings::Limits;
 /// Whoever waits for a signal number gets this one of a command that was killed.
 const KILLED: i32 = 9;
 
+/// Processes of ours that `RLIMIT_NPROC` counts too, as they have the user id that is root inside: the shim, those that hold the
+/// container, and those that wait for commands.
+const OURS: u64 = 12;
+
 /// The limits of a vessel, and the commands that may meet them.
 #[derive(Debug)]
 pub(super) struct Limiter {
@@ -81,7 +85,8 @@ impl Limiter {
         if self.groups.is_empty() && self.limits.best_effort {
             let processors = self.limits.milli_cpus.map(|cpus| cpus.div_ceil(1000));
             confinement.address_space = least(confinement.address_space, self.limits.memory);
-            confinement.processes = least(confinement.processes, self.limits.pids.map(u64::from));
+            let processes = self.limits.pids.map(|pids| u64::from(pids) + OURS);
+            confinement.processes = least(confinement.processes, processes);
             confinement.processors = least(confinement.processors, processors);
         }
         let counter = match confinement.counter {
