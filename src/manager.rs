@@ -34,7 +34,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use vesselrt_runtime::launch::{Launcher, host_mapping};
-use vesselrt_runtime::settings::{Limits, Settings};
+use vesselrt_runtime::settings::Settings;
 use vesselrt_runtime::shim::protocol::Driver;
 use vesselrt_storage::manifest::{SnapshotManifest, VesselManifest};
 use vesselrt_storage::registry::Client;
@@ -49,8 +49,6 @@ use crate::vessel::Vessel;
 use create::CreateOptions;
 use fork::ForkOptions;
 use images::{ImageImport, ImportProgress, ImportReport};
-use limits::stats::VesselStats;
-use limits::update::LimitsStatus;
 use pull::PullProgress;
 use usage::DiskUsage;
 
@@ -247,38 +245,6 @@ impl Manager {
     /// [`NotFound`](crate::ErrorKind::NotFound) "vessel not found: …".
     pub async fn vessel_status(&self, id: &str) -> Result<VesselStatus> {
         open::status(&self.inner, id).await
-    }
-
-    /// The limits of a vessel, and by what they hold. It is not opened.
-    ///
-    /// # Errors
-    /// [`NotFound`](crate::ErrorKind::NotFound) "vessel not found: …".
-    pub async fn vessel_limits(&self, id: &str) -> Result<LimitsStatus> {
-        limits::update::status(&self.inner, id).await
-    }
-
-    /// Changes the limits of a vessel, of what runs in it too. A vessel that does not run has them when it starts.
-    ///
-    /// # Errors
-    /// [`Unsupported`](crate::ErrorKind::Unsupported) where this host cannot enforce them, unless that is not asked for
-    /// ([`Limits::best_effort`]); [`Conflict`](crate::ErrorKind::Conflict) when more memory is in use, and for another
-    /// kind of limit than the running vessel began with where that needs a new start;
-    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument). After an error they are as they were.
-    pub async fn update_vessel(
-        &self,
-        id: &str,
-        change: impl FnOnce(&mut Limits) + Send + 'static,
-    ) -> Result<LimitsStatus> {
-        let (inner, id) = (Arc::clone(&self.inner), id.to_owned());
-        detached(async move { limits::update::update(&inner, &id, change).await }).await
-    }
-
-    /// What the commands of a vessel use now. It is not opened.
-    ///
-    /// # Errors
-    /// [`NotFound`](crate::ErrorKind::NotFound) "vessel not found: …".
-    pub async fn vessel_stats(&self, id: &str) -> Result<VesselStats> {
-        limits::stats::stats(&self.inner, id).await
     }
 
     /// Stops a vessel, whoever has it open: its detached processes get SIGTERM and two seconds, its commands are killed, its

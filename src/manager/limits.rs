@@ -16,10 +16,12 @@ use std::time::{Duration, Instant};
 use vesselrt_runtime::cgroup::{CgroupError, Group, PREFIX, Version};
 use vesselrt_runtime::settings::{LimitError, Limits};
 
-use super::ManagerInner;
+use self::stats::VesselStats;
+use self::update::LimitsStatus;
 use super::open::LOCK;
+use super::{Manager, ManagerInner};
 use crate::error::{Error, ErrorKind, Result};
-use crate::offload::blocking;
+use crate::offload::{blocking, detached};
 use crate::store::dirs::{self, Durable};
 use crate::store::{Store, lock};
 
@@ -167,6 +169,40 @@ pub(crate) fn release_unused(dir: BorrowedFd<'_>) -> Result<()> {
         std::thread::sleep(LOOK);
     }
     Ok(())
+}
+
+impl Manager {
+    /// The limits of a vessel, and by what they hold. It is not opened.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound) "vessel not found: …".
+    pub async fn vessel_limits(&self, id: &str) -> Result<LimitsStatus> {
+        update::status(&self.inner, id).await
+    }
+
+    /// Changes the limits of a vessel, of what runs in it too. A vessel that does not run has them when it starts.
+    ///
+    /// # Errors
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) where this host cannot enforce them, unless that is not asked for
+    /// ([`Limits::best_effort`]); [`Conflict`](crate::ErrorKind::Conflict) when more memory is in use, and for another
+    /// kind of limit than the running vessel began with where that needs a new start;
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument). After an error they are as they were.
+    pub async fn update_vessel(
+        &self,
+        id: &str,
+        change: impl FnOnce(&mut Limits) + Send + 'static,
+    ) -> Result<LimitsStatus> {
+        let (inner, id) = (Arc::clone(&self.inner), id.to_owned());
+        detached(async move { update::update(&inner, &id, change).await }).await
+    }
+
+    /// What the commands of a vessel use now. It is not opened.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound) "vessel not found: …".
+    pub async fn vessel_stats(&self, id: &str) -> Result<VesselStats> {
+        stats::stats(&self.inner, id).await
+    }
 }
 
 impl ManagerInner {

@@ -41,9 +41,6 @@ pub(super) struct Slot {
     /// Its init.
     pub(super) pid: Pid,
     pub(super) pidfd: OwnedFd,
-    /// The process that becomes the command: like the init it can be put into a cgroup before the command is told.
-    #[allow(dead_code, reason = "what a slot is to be put into before its command is told, both have to be")]
-    pub(super) command: Pid,
     pub(super) scratch: Option<Scratch>,
 }
 
@@ -67,9 +64,9 @@ impl Ordered {
     /// Waits until it is ready, which it is if it was ordered a moment ago.
     pub(super) fn ready(self, dirs: &Dirs) -> Result<Slot, Fault> {
         match self.report() {
-            Ok((pid, pidfd, command)) => {
+            Ok((pid, pidfd)) => {
                 let Self { control, start, scratch } = self;
-                Ok(Slot { control, start, pid, pidfd, command, scratch })
+                Ok(Slot { control, start, pid, pidfd, scratch })
             }
             Err(fault) => {
                 self.cancel(dirs);
@@ -78,7 +75,7 @@ impl Ordered {
         }
     }
 
-    fn report(&self) -> Result<(Pid, OwnedFd, Pid), Fault> {
+    fn report(&self) -> Result<(Pid, OwnedFd), Fault> {
         let failed = |e: io::Error| Fault::io("prepare a place for a command", &e);
         let (pid, said) = from::<FromInit>(&self.control).map_err(failed)?;
         match said {
@@ -88,9 +85,9 @@ impl Ordered {
         }
         let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(|e| failed(e.into()))?;
         // Said by a child of that init, which was there when its number was looked up.
-        let (command, said) = from::<FromCommand>(&self.start).map_err(failed)?;
+        let (_, said) = from::<FromCommand>(&self.start).map_err(failed)?;
         match said {
-            FromCommand::Ready => Ok((pid, pidfd, command)),
+            FromCommand::Ready => Ok((pid, pidfd)),
             FromCommand::NotStarted(fault) => Err(fault),
             FromCommand::Terminal => Err(failed(io::ErrorKind::InvalidData.into())),
         }
