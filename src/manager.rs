@@ -15,6 +15,7 @@ mod manifests;
 mod network;
 pub(crate) mod open;
 mod parts;
+mod probe;
 mod processes;
 pub(crate) mod prune;
 pub(crate) mod pull;

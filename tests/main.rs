@@ -44,6 +44,7 @@ mod network;
 mod paths;
 mod persistence;
 mod processes;
+mod projects;
 mod property;
 mod registry;
 mod save;
