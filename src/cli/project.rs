@@ -106,7 +106,7 @@ pub(super) async fn run(args: Project, context: &Context) -> Outcome<ExitCode> {
         Verb::Get(args) => show::get(&args.name, &at).await?,
         Verb::Ls(_) => show::ls(&at).await?,
         Verb::Start(args) => {
-            each(args, &at, async |registry, name| registry.start_project(name).await).await?
+            each(args, &at, async |registry, name| registry.start_project(name).await).await?;
         }
         Verb::Stop(args) => each(args, &at, async |registry, name| registry.stop_project(name).await).await?,
         Verb::Exec(args) => return exec::exec(args, &at).await,

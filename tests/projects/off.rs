@@ -114,7 +114,7 @@ async fn a_local_command_stays_in_its_directory(store: &Store) {
         "invalid name",
     );
     fails_with(local.exec("web", &[], "", &none).await, &ErrorKind::InvalidArgument, "command is required");
-    let missing = local.exec("web", &["no-such-program".to_owned()], "", &none).await;
+    let missing = local.exec("web", &["/no/such-program".to_owned()], "", &none).await;
     fails_with(missing, &ErrorKind::NotFound, "failed to execute");
 }
 
