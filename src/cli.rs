@@ -31,6 +31,8 @@ mod stats;
 mod tables;
 mod update;
 mod values;
+#[cfg(feature = "vm")]
+mod vm;
 
 use std::ffi::OsStr;
 use std::process::ExitCode;
@@ -125,6 +127,9 @@ enum Verb {
     Network(network::Verb),
     /// Projects: a directory of this host, with a vessel of its own around it
     Project(project::Project),
+    /// Machines by language: create them, run commands in many at once, throw them away
+    #[cfg(feature = "vm")]
+    Vm(vm::Vm),
     /// Show what vessels and their snapshots take on disk
     Du(du::Du),
     /// Remove what crashes left behind and what nothing needs any more
@@ -210,6 +215,8 @@ async fn dispatch(verb: Verb, context: &Context) -> Outcome<ExitCode> {
         Verb::Snapshot(verb) => snapshot::run(verb, context).await?,
         Verb::Network(verb) => network::run(verb, context).await?,
         Verb::Project(args) => return project::run(args, context).await,
+        #[cfg(feature = "vm")]
+        Verb::Vm(args) => return vm::run(args, context).await,
         Verb::Du(args) => du::du(&args, context).await?,
         Verb::Gc(args) => du::gc(&args, context).await?,
         Verb::Commit(args) => commit::commit(args, context).await?,

@@ -45,6 +45,8 @@ mod recover;
 mod state;
 mod store;
 mod vessel;
+#[cfg(feature = "vm")]
+pub mod vm;
 
 pub use config::{Limits, ManagerConfig, OverlayDriver, Packer, PullPolicy, Registries};
 pub use error::{Error, ErrorKind, Result};

@@ -53,3 +53,5 @@ mod snapshot_files;
 mod snapshots;
 mod storage;
 mod terminal;
+#[cfg(feature = "vm")]
+mod vm;
