@@ -100,7 +100,7 @@ async fn a_machine_is_created_listed_stopped_run_again_and_removed(store: &Store
     let nanos = record.id.strip_prefix("python-").unwrap();
     assert!(nanos.len() == 19 && nanos.bytes().all(|b| b.is_ascii_digit()), "{}", record.id);
     assert_eq!((record.status, record.cpu_count, record.memory_mib), (VmStatus::Ready, 1, 256));
-    assert_eq!(service.list().await.unwrap(), [record.clone()]);
+    assert_eq!(service.list().await.unwrap(), std::slice::from_ref(&record));
     assert_eq!(service.get(&record.id).await.unwrap(), record);
     assert_eq!(record.storage.root, state(store).join("vms").join(&record.id));
     assert!(record.storage.input_path.is_dir() && record.storage.output_path.is_dir());

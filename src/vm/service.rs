@@ -351,7 +351,7 @@ impl VmService {
             let seen = record.status;
             self.change(&record.id, move |record| {
                 if record.status == seen {
-                    record.status = now
+                    record.status = now;
                 }
             })
             .await?;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 #[must_use]
 pub fn default_state_dir() -> PathBuf {
     let variable = |name: &str| std::env::var_os(name);
-    let candidates = candidates(variable, std::env::home_dir(), std::env::temp_dir());
+    let candidates = candidates(variable, std::env::home_dir(), &std::env::temp_dir());
     let last = candidates.last().cloned().unwrap_or_default();
     candidates.into_iter().find(|dir| is_ours(dir)).unwrap_or(last)
 }
@@ -18,7 +18,7 @@ pub fn default_state_dir() -> PathBuf {
 fn candidates(
     variable: impl Fn(&str) -> Option<OsString>,
     home: Option<PathBuf>,
-    temporary: PathBuf,
+    temporary: &Path,
 ) -> Vec<PathBuf> {
     let asked = variable("AGENT_STATE_DIR").map(|dir| PathBuf::from(trimmed(dir)));
     if let Some(dir) = asked.filter(|dir| !dir.as_os_str().is_empty()) {
@@ -63,7 +63,7 @@ mod tests {
             let variable = |name: &str| {
                 variables.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value))
             };
-            let dirs = candidates(variable, Some("/home/u".into()), "/tmp".into());
+            let dirs = candidates(variable, Some("/home/u".into()), Path::new("/tmp"));
             dirs.into_iter().map(|dir| dir.to_string_lossy().into_owned()).collect::<Vec<_>>()
         };
         assert_eq!(found(&[("AGENT_STATE_DIR", " /s "), ("XDG_CONFIG_HOME", "/c")]), ["/s"]);
