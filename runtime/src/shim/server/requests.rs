@@ -207,6 +207,8 @@ impl Server {
         self.remove_placeholders();
         self.mounted()?.set_read_only(true)?;
         self.quiesced_by = Some(id);
+        // They have the layers mounted that are exchanged next.
+        self.kill_sandboxes();
         done()
     }
 

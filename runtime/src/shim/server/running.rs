@@ -43,6 +43,8 @@ pub(super) struct Running {
     sandbox: Option<Sandbox>,
     /// Those of which the use is over, while commands run in them.
     retired: Vec<Sandbox>,
+    /// Those that were killed and are waited for later.
+    dying: Vec<Sandbox>,
     /// Throw-away layers of commands that have ended, until their mounts are gone.
     leaving: Vec<(u64, OwnedFd, Scratch)>,
     users: commands::Users,
@@ -65,6 +67,7 @@ impl Default for Running {
         Self {
             sandbox: None,
             retired: Vec::new(),
+            dying: Vec::new(),
             leaving: Vec::new(),
             users: commands::Users::default(),
             touched: true,
@@ -218,10 +221,19 @@ impl Server {
         }
     }
 
+    /// Begins what [`Self::end_sandboxes`] ends: processes and mounts take a while to go, and something else can be done meanwhile.
+    pub(super) fn kill_sandboxes(&mut self) {
+        let running = &mut self.running;
+        let before = running.dying.len();
+        running.dying.extend(running.sandbox.take().into_iter().chain(running.retired.drain(..)));
+        running.dying[before..].iter().for_each(Sandbox::kill);
+    }
+
     /// Takes every process and mount of the container away. No command runs.
     pub(super) fn end_sandboxes(&mut self) {
+        self.kill_sandboxes();
         let running = &mut self.running;
-        for sandbox in running.sandbox.take().into_iter().chain(running.retired.drain(..)) {
+        for sandbox in running.dying.drain(..) {
             sandbox.end(&self.dirs);
         }
         // They were in one of those.
