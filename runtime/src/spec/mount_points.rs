@@ -70,6 +70,9 @@ pub struct MountPoints {
     pub etc_files: Vec<EtcFile>,
     /// Generated files that cannot.
     pub skipped: Vec<Skipped>,
+    /// What else is mounted in the tree, and belongs into every container: absolute paths without symlinks. Whoever mounted it
+    /// says so.
+    pub mounts: Vec<PathBuf>,
     /// Empty files and directories that were created, in that order, for [`remove_placeholders`].
     pub created: Vec<PathBuf>,
 }
@@ -224,7 +227,7 @@ fn etc_file(
 }
 
 /// Follows the symlinks of `path` inside the tree: the path without them, or `None` if it leads nowhere.
-fn resolve(root: &Root, path: &Path) -> io::Result<Option<PathBuf>> {
+pub(crate) fn resolve(root: &Root, path: &Path) -> io::Result<Option<PathBuf>> {
     let mut resolved = PathBuf::from("/");
     let mut pending = components(path);
     let mut links = 0;
