@@ -341,8 +341,10 @@ async fn a_vessel_whose_source_went_away_says_so_and_is_well_when_it_is_back(sto
     );
     assert!(error.remedy().is_some());
     fs::write(&host, "a file now").unwrap();
-    let opened = manager.open_vessel(vessel.id()).await;
-    fails_with(opened, &ErrorKind::InvalidArgument, "/data");
+    let vessel = manager.open_vessel(vessel.id()).await.unwrap();
+    fails_with(vessel.exec(ExecOptions::new(["true"])).await, &ErrorKind::InvalidArgument, "/data");
+    vessel.close().await.unwrap();
+    manager.stop_vessel(vessel.id()).await.unwrap();
     fs::remove_file(&host).unwrap();
     fs::create_dir(&host).unwrap();
     fs::write(host.join("other"), "another directory").unwrap();

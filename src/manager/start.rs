@@ -83,6 +83,7 @@ fn first(
             hostname: id.to_owned(),
             settings: state.settings.clone(),
             groups: entrance.groups,
+            is_new: state.driver.is_none(),
             origins: Vec::new(),
         };
         match launcher.shim(&config, dirs).map_err(Error::from) {

@@ -82,7 +82,7 @@ async fn a_link_that_takes_the_place_of_a_parent_leads_nowhere_else(store: &Stor
     let victim = canary.victim().to_str().unwrap().to_owned();
     let host = host_dir(store, "host");
     fs::write(host.join("f"), "mounted").unwrap();
-    let (manager, vessel) = vessel(store, [bind(&host, "/p/data")]).await;
+    let (manager, mut vessel) = vessel(store, [bind(&host, "/p/data")]).await;
     for (target, there) in
         [("/etc", "/etc/data"), (victim.as_str(), &format!("{victim}/data")), ("../..", "/data")]
     {
@@ -99,12 +99,12 @@ async fn a_link_that_takes_the_place_of_a_parent_leads_nowhere_else(store: &Stor
         // The same for one that is started anew.
         vessel.close().await.unwrap();
         manager.stop_vessel(vessel.id()).await.unwrap();
-        let again = manager.open_vessel(vessel.id()).await.unwrap();
-        assert_eq!(sh(&again, &format!("cat {there}/f; rm /p; mkdir /p")).await, "mounted");
-        again.close().await.unwrap();
+        vessel = manager.open_vessel(vessel.id()).await.unwrap();
+        assert_eq!(sh(&vessel, &format!("cat {there}/f; rm /p; mkdir /p")).await, "mounted");
         canary.is_unharmed();
     }
     assert!(host.join("x").exists());
+    vessel.close().await.unwrap();
 }
 
 async fn a_guest_that_swaps_directories_for_links_stays_inside(store: &Store) {

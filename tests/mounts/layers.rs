@@ -8,7 +8,9 @@ use vesselrt::settings::Mount;
 use vesselrt::{DiffOptions, ErrorKind, ExecOptions, ForkOptions, OpenOptions, SnapshotOptions};
 
 use super::{bind, host_dir, vessel};
-use crate::testkit::{Store, fails, leftovers, sh, sh_ephemeral, tests, tests_on_each_driver, until};
+use crate::testkit::{
+    Store, fails, fails_with, leftovers, sh, sh_ephemeral, tests, tests_on_each_driver, until,
+};
 
 tests_on_each_driver!(
     what_is_mounted_is_in_no_snapshot_and_no_archive,
@@ -20,7 +22,7 @@ tests_on_each_driver!(
 tests!(
     what_is_open_below_a_mount_hinders_no_snapshot,
     only_what_it_is_mounted_on_differs,
-    a_snapshot_in_which_the_place_is_a_file_is_not_restored,
+    a_place_that_became_a_file_keeps_commands_out_and_nothing_else,
     a_vessel_that_was_rebuilt_from_its_archives_has_no_mounts,
 );
 
@@ -138,18 +140,32 @@ async fn only_what_it_is_mounted_on_differs(store: &Store) {
     vessel.close().await.unwrap();
 }
 
-async fn a_snapshot_in_which_the_place_is_a_file_is_not_restored(store: &Store) {
+async fn a_place_that_became_a_file_keeps_commands_out_and_nothing_else(store: &Store) {
     let host = host_dir(store, "host");
     fs::write(host.join("f"), "mounted").unwrap();
-    let (_manager, vessel) = vessel(store, [bind(&host, "/p/data")]).await;
-    let good = vessel.create_snapshot("good").await.unwrap();
-    sh(&vessel, "mv /p /q; echo file > /p").await;
-    // No command can run so, and it is said why; what is there can be seen and removed.
-    let error = vessel.exec(ExecOptions::new(["true"])).await.unwrap_err();
-    assert!(error.chain().contains("/p/data") || error.chain().contains("/p"), "{}", error.chain());
-    assert_eq!(vessel.read_file("/p").await.unwrap(), b"file\n");
-    vessel.restore_snapshot(&good.id).await.unwrap();
-    assert_eq!(sh(&vessel, "cat /p/data/f").await, "mounted");
+    let mounts =
+        [bind(&host, "/p/data"), Mount::tmpfs("/p/data/mem").unwrap(), Mount::volume("v", "/vol").unwrap()];
+    let (manager, mut vessel) = vessel(store, mounts).await;
+    sh(&vessel, "echo v > /vol/v; mv /p /q; echo file > /p").await;
+    for _ in ["while it runs", "when it is started", "after a snapshot"] {
+        for persist in [true, false] {
+            let refused = vessel.exec(ExecOptions::new(["true"]).persist_result(persist)).await;
+            let error = fails_with(refused, &ErrorKind::InvalidArgument, "/p/data");
+            assert!(error.remedy().is_some());
+        }
+        assert_eq!(vessel.read_file("/p").await.unwrap(), b"file\n");
+        assert_eq!(vessel.read_file("/vol/v").await.unwrap(), b"v\n", "what is not in the way is mounted");
+        vessel.close().await.unwrap();
+        manager.stop_vessel(vessel.id()).await.unwrap();
+        vessel = manager.open_vessel(vessel.id()).await.unwrap();
+        vessel.create_snapshot("broken").await.unwrap();
+    }
+    vessel.delete_file("/p").await.unwrap();
+    assert_eq!(vessel.read_file("/p/data/f").await.unwrap(), b"mounted");
+    assert_eq!(
+        sh(&vessel, "cat /p/data/f; ls -A /p/data/mem /q/data").await,
+        "mounted/p/data/mem:\n\n/q/data:\n"
+    );
     vessel.close().await.unwrap();
 }
 

@@ -4,8 +4,8 @@
 //! copies ([`super::container_init`]). Each mount is attached once in the shim's house, where no guest is, and a copy of that wherever
 //! the merged tree is mounted anew: what is written there stays, as does what is in memory.
 //!
-//! No path of the host is known here. A destination is looked up by the kernel under the root of the vessel, and the mount is
-//! attached to the descriptor that was found. Afterwards the guest can rename what is above it, and the mount goes along: then it
+//! No path of the host is known here. A destination is looked up under the root of the vessel, symlinks and all, then opened
+//! by the kernel without any, and the mount is attached to that descriptor. Afterwards the guest can rename what is above it, and the mount goes along: then it
 //! is taken away, and attached where its destination is now.
 #![forbid(unsafe_code)]
 
@@ -23,7 +23,7 @@ use rustix::mount::{
 use super::protocol::{Fault, FaultKind, Origin};
 use crate::root::Root;
 use crate::settings::{Mount, MountSource, reserved};
-use crate::spec::mount_points::resolve;
+use crate::spec::mount_points::resolve_missing;
 use crate::{files, sys};
 
 /// What is to be mounted, parents before what is below them.
@@ -40,11 +40,19 @@ struct Attachment {
     identity: (u64, u64),
 }
 
-/// Something that is mounted on the merged tree.
-#[derive(Debug)]
+/// What is mounted on the merged tree.
+#[derive(Debug, Default)]
 pub(super) struct Attached {
-    /// Where: an absolute path inside without symlinks.
-    pub(super) place: PathBuf,
+    /// In the order of the attachments; `None` for one that could not be.
+    all: Vec<Option<Place>>,
+    /// Why not.
+    fault: Option<Fault>,
+}
+
+#[derive(Debug)]
+struct Place {
+    /// An absolute path inside without symlinks.
+    path: PathBuf,
     mount: OwnedFd,
 }
 
@@ -78,29 +86,56 @@ impl Attachments {
         Ok(Self(all))
     }
 
-    /// Attaches copies to a tree that has none.
-    pub(super) fn attach(&self, root: &Root) -> Result<Vec<Attached>, Fault> {
-        let mut attached = Vec::with_capacity(self.0.len());
+    /// Attaches copies to a tree that has none. What the guest has put in the way of one keeps it, and those below it, from
+    /// being attached, and nothing else: such a vessel must still be opened, to be looked at and restored.
+    pub(super) fn attach(&self, root: &Root) -> Attached {
+        let mut attached = Attached::default();
+        let mut left_out: Vec<&Path> = Vec::new();
         for one in &self.0 {
-            match one.attach(root) {
-                Ok(done) => attached.push(done),
-                Err(fault) => {
-                    detach(attached);
-                    return Err(fault);
-                }
+            let place = match left_out.iter().any(|above| one.destination.starts_with(above)) {
+                true => None,
+                false => one.attach(root).map_err(|fault| attached.fault = Some(fault)).ok(),
+            };
+            if place.is_none() {
+                left_out.push(&one.destination);
             }
+            attached.all.push(place);
         }
-        Ok(attached)
+        attached
     }
 
     /// Whether each of them is where its destination leads to now.
-    pub(super) fn are_there(&self, root: &Root, attached: &[Attached]) -> bool {
-        let is_there = |(one, done): (&Attachment, &Attached)| {
+    pub(super) fn are_there(&self, root: &Root, attached: &Attached) -> bool {
+        let is_there = |(one, place): (&Attachment, &Option<Place>)| {
+            let Some(place) = place else { return false };
             let found = root.open(&one.destination, OFlags::PATH, 0);
-            let plain = root.open_without_symlinks(&done.place, OFlags::PATH);
+            let plain = root.open_without_symlinks(&place.path, OFlags::PATH);
             [found, plain].into_iter().all(|fd| fd.and_then(identity).is_ok_and(|it| it == one.identity))
         };
-        attached.len() == self.0.len() && self.0.iter().zip(attached).all(is_there)
+        attached.all.len() == self.0.len() && self.0.iter().zip(&attached.all).all(is_there)
+    }
+}
+
+impl Attached {
+    /// Why something could not be attached.
+    pub(super) fn fault(&self) -> Option<&Fault> {
+        self.fault.as_ref()
+    }
+
+    /// Takes everything away; what is open on it stays so.
+    pub(super) fn detach(self) {
+        for place in self.all.into_iter().rev().flatten() {
+            let root = format!("/proc/self/fd/{}", place.mount.as_raw_fd());
+            // It is gone if something above it is.
+            let _ = rustix::mount::unmount(root, UnmountFlags::DETACH);
+        }
+    }
+
+    /// Where they are, but for those that are in others.
+    pub(super) fn outermost(&self) -> Vec<PathBuf> {
+        let places = || self.all.iter().flatten().map(|place| &place.path);
+        let is_below = |path: &PathBuf| places().any(|other| path != other && path.starts_with(other));
+        places().filter(|path| !is_below(path)).cloned().collect()
     }
 }
 
@@ -124,22 +159,16 @@ impl Attachment {
         })
     }
 
-    fn attach(&self, root: &Root) -> Result<Attached, Fault> {
-        let shown = self.destination.display();
-        let failed = |e: io::Error| {
-            let remedy = "remove or rename what is there in the vessel, or mount elsewhere";
-            Fault { kind: FaultKind::InvalidArgument, ..Fault::io(format!("mount at {shown}"), &e) }
-                .with_remedy(remedy)
-        };
-        self.make_destination(root)?;
-        let place = resolve(root, &self.destination)
-            .and_then(|place| place.ok_or_else(|| io::ErrorKind::NotFound.into()))
+    fn attach(&self, root: &Root) -> Result<Place, Fault> {
+        let failed = |e: io::Error| self.refused(&e.to_string());
+        let path = resolve_missing(root, &self.destination)
+            .and_then(|path| path.ok_or_else(|| io::ErrorKind::NotADirectory.into()))
             .map_err(failed)?;
-        if let Some(problem) = reserved(&place) {
-            let message = format!("mount at {shown}: it leads to {}: {problem}", place.display());
-            return Err(Fault::new(FaultKind::InvalidArgument, message));
+        if let Some(problem) = reserved(&path) {
+            return Err(self.refused(&format!("it leads to {}: {problem}", path.display())));
         }
-        let target = root.open_without_symlinks(&place, OFlags::PATH).map_err(failed)?;
+        self.make_missing(root, &path).map_err(|fault| self.refused(&fault.message))?;
+        let target = root.open_without_symlinks(&path, OFlags::PATH).map_err(failed)?;
         let flags = OpenTreeFlags::OPEN_TREE_CLONE
             | OpenTreeFlags::OPEN_TREE_CLOEXEC
             | OpenTreeFlags::AT_RECURSIVE
@@ -147,39 +176,29 @@ impl Attachment {
         let mount = open_tree(&self.master, "", flags).map_err(|e| failed(e.into()))?;
         let by_descriptor = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
         move_mount(&mount, "", &target, "", by_descriptor).map_err(|e| failed(e.into()))?;
-        Ok(Attached { place, mount })
+        Ok(Place { path, mount })
     }
 
-    /// In the writable layer, or in what is mounted above.
-    fn make_destination(&self, root: &Root) -> Result<(), Fault> {
-        let path = |path: &Path| path.as_os_str().as_encoded_bytes().to_vec();
-        if root.open(&self.destination, OFlags::PATH, 0).is_ok() {
+    fn refused(&self, why: &str) -> Fault {
+        let message = format!("failed to mount at {}: {why}", self.destination.display());
+        Fault::new(FaultKind::InvalidArgument, message)
+            .with_remedy("remove or rename what is there in the vessel, or restore a snapshot")
+    }
+
+    /// Makes what is mounted on: in the writable layer, or in what is mounted above.
+    fn make_missing(&self, root: &Root, path: &Path) -> Result<(), Fault> {
+        let bytes = |path: &Path| path.as_os_str().as_encoded_bytes().to_vec();
+        if root.open_without_symlinks(path, OFlags::PATH).is_ok() {
             return Ok(());
         }
         if self.is_directory {
-            return files::make_dir(root, &path(&self.destination), 0o755, true);
+            return files::make_dir(root, &bytes(path), 0o755, true);
         }
-        let above = self.destination.parent().unwrap_or(Path::new("/"));
-        files::make_dir(root, &path(above), 0o755, true)?;
+        let above = path.parent().unwrap_or(Path::new("/"));
+        files::make_dir(root, &bytes(above), 0o755, true)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
-        files::open(root, &path(&self.destination), flags.bits(), 0o644).map(drop)
+        files::open(root, &bytes(path), flags.bits(), 0o644).map(drop)
     }
-}
-
-/// Takes mounts away; what is open on them stays so.
-pub(super) fn detach(attached: Vec<Attached>) {
-    for one in attached.into_iter().rev() {
-        // It is gone if something above it is.
-        let _ =
-            rustix::mount::unmount(format!("/proc/self/fd/{}", one.mount.as_raw_fd()), UnmountFlags::DETACH);
-    }
-}
-
-/// Those that are in none of the others.
-pub(super) fn outermost(attached: &[Attached]) -> Vec<PathBuf> {
-    let places = || attached.iter().map(|one| &one.place);
-    let is_below = |place: &PathBuf| places().any(|other| place != other && place.starts_with(other));
-    places().filter(|place| !is_below(place)).cloned().collect()
 }
 
 /// Where the copy of a mount came from is where its opener looked.

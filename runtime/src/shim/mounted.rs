@@ -8,7 +8,7 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::UnmountFlags;
 
-use super::attach::{self, Attached, Attachments};
+use super::attach::{Attached, Attachments};
 use super::house;
 use super::protocol::{Driver, Fault, FaultKind, MountSpec};
 use crate::overlay::{self, FuseMount, Layers};
@@ -36,7 +36,7 @@ pub(super) struct Mounted {
     /// The writable layer's tree.
     pub(super) upper: OwnedFd,
     /// What is mounted on the merged tree.
-    pub(super) attached: Vec<Attached>,
+    pub(super) attached: Attached,
     _fuse: Option<FuseMount>,
 }
 
@@ -54,15 +54,8 @@ impl Mounted {
             Driver::Fuse => Some(mount_fuse(&layers, target)?),
         };
         let root = Root::open_path(target).map_err(|e| Fault::io("open the merged root", &e))?;
-        match dirs.attachments.attach(&root) {
-            Ok(attached) => Ok(Self { spec, root, upper, attached, _fuse: fuse }),
-            Err(fault) => {
-                drop(root);
-                // What was mounted before is mounted there again.
-                let _ = rustix::mount::unmount(target, UnmountFlags::DETACH);
-                Err(fault)
-            }
-        }
+        let attached = dirs.attachments.attach(&root);
+        Ok(Self { spec, root, upper, attached, _fuse: fuse })
     }
 
     /// Attaches anew what is not where it is to be, because a command has moved what it was on; true when it was so.
@@ -70,9 +63,9 @@ impl Mounted {
         if dirs.attachments.are_there(&self.root, &self.attached) {
             return Ok(false);
         }
-        attach::detach(std::mem::take(&mut self.attached));
-        self.attached = dirs.attachments.attach(&self.root)?;
-        Ok(true)
+        std::mem::take(&mut self.attached).detach();
+        self.attached = dirs.attachments.attach(&self.root);
+        self.attached.fault().map_or(Ok(true), |fault| Err(fault.clone()))
     }
 
     /// Makes the mount read-only, or writable again. `EBUSY`: something is open for writing.

@@ -54,6 +54,8 @@ pub struct ShimConfig {
     pub settings: Settings,
     /// How many `cgroup.procs` come with it.
     pub groups: u32,
+    /// It was never started before: what cannot be mounted is told now. Later, commands are refused until it can be.
+    pub is_new: bool,
     /// Where the shim finds what its settings mount, in that order; the launcher writes it.
     pub origins: Vec<Origin>,
 }

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use super::requests::{Handled, Outcome};
 use super::{Server, State, not_mounted, wire};
-use crate::shim::attach;
 use crate::shim::commands::{self, Command};
 use crate::shim::container_init::{FromCommand, FromInit, Start};
 use crate::shim::mounted::{Mounted, Scratch};
@@ -208,7 +207,7 @@ impl Server {
     fn prepare_mount_points(&mut self) -> Result<MountPoints, Fault> {
         let Mounted { root, attached, .. } = self.mounted.as_ref().ok_or_else(not_mounted)?;
         let mut points = spec::prepare_mount_points(root).map_err(|e| mount_point_fault(&e))?;
-        points.mounts = attach::outermost(attached);
+        points.mounts = attached.outermost();
         // What the settings mount there is what is meant.
         points
             .etc_files

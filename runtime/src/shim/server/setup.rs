@@ -57,6 +57,9 @@ pub(super) fn server(
     dirs.attachments = Attachments::new(&place, &config.settings.mounts, &config.origins, trees, sources)?;
     mounted::sweep(&dirs);
     let mounted = mount(config.mount, &dirs, site)?;
+    if let Some(fault) = mounted.attached.fault().filter(|_| config.is_new) {
+        return Err(fault.clone());
+    }
     let limiter = Limiter::new(config.settings.limits, groups, config.groups)?;
     Ok(Server {
         listener: UnixListener::from(listener),
