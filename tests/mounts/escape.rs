@@ -7,9 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use vesselrt::settings::Mount;
 use vesselrt::{CreateOptions, ErrorKind, ExecOptions};
 
-use super::{bind, host_dir, vessel};
+use super::{bind, host_dir, options, vessel};
 use crate::testkit::canary::Canary;
-use crate::testkit::{Store, fails_with, image, run_in, sh, sh_ephemeral, tests, tests_on_each_driver};
+use crate::testkit::{
+    Store, fails_with, image, run_in, sh, sh_ephemeral, tests, tests_on_each_driver, until,
+};
 
 tests_on_each_driver!(
     a_destination_that_is_a_link_is_looked_up_inside,
@@ -20,6 +22,7 @@ tests!(
     a_destination_that_leads_to_kernel_files_is_refused,
     a_guest_that_swaps_directories_for_links_stays_inside,
     a_source_that_is_swapped_for_a_link_is_never_something_else,
+    a_vessel_that_shares_a_volume_cannot_lead_mounts_of_another_out,
     links_in_what_is_mounted_lead_nowhere,
     a_mount_that_was_moved_is_not_written_to_by_its_old_name,
 );
@@ -126,7 +129,7 @@ async fn a_guest_that_swaps_directories_for_links_stays_inside(store: &Store) {
         canary.is_unharmed();
     }
     drop(running);
-    crate::testkit::until("it is well again", async || {
+    until("it is well again", async || {
         let ran = run_in(
             &vessel,
             ExecOptions::new(["sh", "-c", "rm -rf /q; [ -d /p ] || mkdir /p; cat /p/data/f"])
@@ -176,6 +179,46 @@ async fn a_source_that_is_swapped_for_a_link_is_never_something_else(store: &Sto
     let vessel = manager.open_vessel(vessel.id()).await.unwrap();
     assert_eq!(sh(&vessel, "cat /data/f").await, "mounted", "it was opened {opened} times before");
     vessel.close().await.unwrap();
+    canary.is_unharmed();
+}
+
+async fn a_vessel_that_shares_a_volume_cannot_lead_mounts_of_another_out(store: &Store) {
+    let canary = Canary::new(store);
+    let victim = canary.victim().to_str().unwrap().to_owned();
+    let host = host_dir(store, "host");
+    fs::write(host.join("f"), "mounted").unwrap();
+    let shared = || Mount::volume("shared", "/p").unwrap();
+    let (manager, swapper) = vessel(store, [shared()]).await;
+    let script = format!(
+        "mkdir -p /p/in/data; ln -s {victim} /p/link; touch /p/begun; while :; do mv /p/in /p/away; mv /p/link /p/in; \
+         mv /p/in /p/link; mv /p/away /p/in; done"
+    );
+    let running = swapper.spawn(ExecOptions::new(["sh", "-c", &script]).persist_result(true)).await.unwrap();
+    until("it swaps", async || swapper.read_file("/p/begun").await.is_ok()).await;
+    let mounts = || [bind(&host, "/p/in/data"), shared()];
+    let mut made = 0;
+    for n in 0..20 {
+        // What it finds depends on the moment.
+        if let Ok(other) = manager.create_vessel_with(options(mounts())).await {
+            made += 1;
+            let script = format!("echo {n} > /p/in/data/n");
+            let options = ExecOptions::new(["sh", "-c", &script]).persist_result(n % 2 == 0);
+            let _ = run_in(&other, options).await;
+            let _ = other.write_file("/p/in/data/by-api", b"x", 0o644).await;
+            other.close().await.unwrap();
+            manager.delete_vessel(other.id()).await.unwrap();
+        }
+        canary.is_unharmed();
+    }
+    drop(running);
+    until("the swapper is gone", async || manager.vessel_status(swapper.id()).await.unwrap().commands == 0)
+        .await;
+    // Whatever came of that.
+    sh(&swapper, "rm -rf /p/in /p/away /p/link").await;
+    let other = manager.create_vessel_with(options(mounts())).await.unwrap();
+    assert_eq!(sh(&other, "cat /p/in/data/f").await, "mounted", "{made} were made before");
+    other.close().await.unwrap();
+    swapper.close().await.unwrap();
     canary.is_unharmed();
 }
 

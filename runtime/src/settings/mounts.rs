@@ -264,8 +264,8 @@ pub(crate) fn reserved(path: &Path) -> Option<&'static str> {
     if path == Path::new("/etc") {
         return Some("generated files are in this directory; mount what is to be in it");
     }
-    let below = |dir: &&str| path.starts_with(dir);
-    RESERVED.iter().any(|dir| below(&dir)).then_some("commands have /proc, /sys and /dev of their own")
+    let is_below = RESERVED.iter().any(|dir| path.starts_with(dir));
+    is_below.then_some("commands have /proc, /sys and /dev of their own")
 }
 
 /// The path without what does not matter in it.

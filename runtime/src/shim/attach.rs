@@ -229,7 +229,12 @@ fn not_mounted(mount: &Mount, error: &io::Error) -> Fault {
         MountSource::Volume { name } => format!("mount the volume {name}"),
         MountSource::Tmpfs { .. } => format!("mount a file system in memory at {}", mount.destination()),
     };
-    Fault { kind: FaultKind::InvalidArgument, ..Fault::io(what, error) }
+    let fault = Fault { kind: FaultKind::InvalidArgument, ..Fault::io(what, error) };
+    match rustix::io::Errno::from_io_error(error) {
+        Some(rustix::io::Errno::NOSYS) => Fault { kind: FaultKind::Unsupported, ..fault }
+            .with_remedy("mounts need mount_setattr(2), which came with Linux 5.12"),
+        _ => fault,
+    }
 }
 
 fn identity(fd: impl AsFd) -> io::Result<(u64, u64)> {
