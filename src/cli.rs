@@ -30,6 +30,7 @@ mod stats;
 mod tables;
 mod update;
 mod values;
+mod volume;
 
 use std::ffi::OsStr;
 use std::process::ExitCode;
@@ -122,6 +123,9 @@ enum Verb {
     /// Show what the network of a vessel has denied
     #[command(subcommand)]
     Network(network::Verb),
+    /// Make, list, show and remove volumes, which are mounted in vessels and outlive them
+    #[command(subcommand)]
+    Volume(volume::Verb),
     /// Show what vessels and their snapshots take on disk
     Du(du::Du),
     /// Remove what crashes left behind and what nothing needs any more
@@ -206,6 +210,7 @@ async fn dispatch(verb: Verb, context: &Context) -> Outcome<ExitCode> {
         Verb::Snapshot(snapshot::Verb::Diff(args)) => return snapshot::diff::run(args, context).await,
         Verb::Snapshot(verb) => snapshot::run(verb, context).await?,
         Verb::Network(verb) => network::run(verb, context).await?,
+        Verb::Volume(verb) => volume::run(verb, context).await?,
         Verb::Du(args) => du::du(&args, context).await?,
         Verb::Gc(args) => du::gc(&args, context).await?,
         Verb::Commit(args) => commit::commit(args, context).await?,

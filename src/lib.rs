@@ -62,6 +62,7 @@ pub use manager::push::{PushProgress, PushReport, PushState};
 pub use manager::save::SaveFormat;
 pub use manager::trees::{DamagedTree, TreeReport};
 pub use manager::usage::{DiskUsage, SnapshotUsage, UsageTotal, VesselUsage};
+pub use manager::volumes::Volume;
 pub use manager::{Manager, VesselStatus};
 pub use vessel::Vessel;
 pub use vessel::diff::{

@@ -40,6 +40,7 @@ mod forks;
 mod full;
 mod lifecycle;
 mod limits;
+mod mounts;
 mod network;
 mod paths;
 mod persistence;

@@ -89,6 +89,7 @@ impl Sandbox {
             lock: Rc::new(lock),
             tty_gid_mapped: params.tty_gid_mapped,
             etc_files: points.etc_files.iter().map(|file| file.destination.clone()).collect(),
+            mounts: points.mounts.clone(),
             seccomp: seccomp::default_program()
                 .map_err(|e| Fault::internal("compile the system call filter", &e))?,
         };

@@ -110,8 +110,17 @@ impl Server {
                 if !reads_only(&file) {
                     self.running.written_from_outside();
                 }
+                self.attach_missing();
                 on_files(&self.mounted()?.root, file, fds)
             }
+        }
+    }
+
+    /// What could not be mounted may be now. If it still cannot, files are what is done about it with.
+    fn attach_missing(&mut self) {
+        let incomplete = |mounted: &&mut Mounted| mounted.attached.fault().is_some();
+        if let Some(mounted) = self.mounted.as_mut().filter(incomplete) {
+            let _ = mounted.attach_again(&self.dirs);
         }
     }
 

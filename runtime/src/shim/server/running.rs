@@ -10,7 +10,7 @@ use super::requests::{Handled, Outcome};
 use super::{Server, State, not_mounted, wire};
 use crate::shim::commands::{self, Command};
 use crate::shim::container_init::{FromCommand, FromInit, Start};
-use crate::shim::mounted::Scratch;
+use crate::shim::mounted::{Mounted, Scratch};
 use crate::shim::protocol::{ExecRequest, ExitStatus, Fault, FaultKind, Reply};
 use crate::shim::sandbox::Sandbox;
 use crate::spec::{self, MountPointError, MountPoints};
@@ -190,6 +190,9 @@ impl Server {
         if self.running.sandbox.is_some() && !self.running.touched {
             return Ok(());
         }
+        if self.mounted.as_mut().ok_or_else(not_mounted)?.attach_again(&self.dirs)? {
+            self.retire_sandbox();
+        }
         let points = self.prepare_mount_points()?;
         let root = &self.mounted.as_ref().ok_or_else(not_mounted)?.root;
         if !self.running.sandbox.as_ref().is_some_and(|sandbox| sandbox.is_current(root, &points)) {
@@ -205,8 +208,13 @@ impl Server {
     }
 
     fn prepare_mount_points(&mut self) -> Result<MountPoints, Fault> {
-        let root = &self.mounted.as_ref().ok_or_else(not_mounted)?.root;
-        let points = spec::prepare_mount_points(root).map_err(|e| mount_point_fault(&e))?;
+        let Mounted { root, attached, .. } = self.mounted.as_ref().ok_or_else(not_mounted)?;
+        let mut points = spec::prepare_mount_points(root).map_err(|e| mount_point_fault(&e))?;
+        points.mounts = attached.outermost();
+        // What the settings mount there is what is meant.
+        points
+            .etc_files
+            .retain(|file| !points.mounts.iter().any(|place| file.destination.starts_with(place)));
         self.placeholders.extend_from_slice(&points.created);
         Ok(points)
     }
