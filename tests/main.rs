@@ -16,6 +16,7 @@
 // A test says by panicking that something is not as it must be.
 #![allow(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout)]
 
+mod bad_input;
 mod bench;
 mod cli;
 mod cli_cp;

@@ -67,9 +67,8 @@ fn top_and_less_draw_scroll_and_leave_the_screen_as_it_was() {
 
     tmux.says("stty size", "40 120");
     tmux.enter("seq 1 1000 | less");
-    let shows = |first: usize| {
-        move |screen: &[String]| (0..39).all(|row| screen[row] == (first + row).to_string())
-    };
+    let shows =
+        |first: usize| move |screen: &[String]| (0..39).all(|row| screen[row] == (first + row).to_string());
     tmux.wait_until("the first page", shows(1));
     tmux.press(&["Space"]);
     tmux.wait_until("the second page", shows(40));

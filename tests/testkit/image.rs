@@ -211,7 +211,9 @@ pub(crate) fn network_debian_tar() -> Option<PathBuf> {
     static TAR: OnceLock<Option<PathBuf>> = OnceLock::new();
     TAR.get_or_init(|| match std::env::var_os("VESSELRT_TEST_DEBIAN_NET") {
         Some(path) => Some(path.into()).filter(|path: &PathBuf| path.is_file()),
-        None => make_debian("debian-net2", "--include=curl,python3,nodejs,ca-certificates,vim-tiny,procps,less"),
+        None => {
+            make_debian("debian-net2", "--include=curl,python3,nodejs,ca-certificates,vim-tiny,procps,less")
+        }
     })
     .clone()
 }
