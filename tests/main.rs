@@ -10,12 +10,13 @@
 //! | `VESSELRT_TEST_REQUIRE` | skipping is failing |
 //! | `VESSELRT_TEST_DEBIAN` | a tar of a Debian root file system; default: made once by mmdebstrap |
 //! | `VESSELRT_TEST_KERNEL` | a directory made by `fixtures/kernel.sh`; default: made once with apt |
-//! | `VESSELRT_TEST_DEBIAN_NET` | the same with curl, Python and Node.js |
+//! | `VESSELRT_TEST_DEBIAN_NET` | the same with curl, Python, Node.js, vim, top and less |
 //! | `VESSELRT_TEST_SEED` | seed of the tests with random moments, printed when they fail |
 #![forbid(unsafe_code)]
 // A test says by panicking that something is not as it must be.
 #![allow(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout)]
 
+mod bad_input;
 mod bench;
 mod cli;
 mod cli_cp;
@@ -38,6 +39,7 @@ mod faults;
 mod files;
 mod forks;
 mod full;
+mod interactive;
 mod lifecycle;
 mod limits;
 mod mounts;

@@ -206,12 +206,14 @@ pub(crate) fn debian_tar() -> Option<PathBuf> {
     .clone()
 }
 
-/// [`debian_tar`] with curl, Python and Node.js.
+/// [`debian_tar`] with curl, Python, Node.js, vim, top and less.
 pub(crate) fn network_debian_tar() -> Option<PathBuf> {
     static TAR: OnceLock<Option<PathBuf>> = OnceLock::new();
     TAR.get_or_init(|| match std::env::var_os("VESSELRT_TEST_DEBIAN_NET") {
         Some(path) => Some(path.into()).filter(|path: &PathBuf| path.is_file()),
-        None => make_debian("debian-net", "--include=curl,python3,nodejs,ca-certificates"),
+        None => {
+            make_debian("debian-net2", "--include=curl,python3,nodejs,ca-certificates,vim-tiny,procps,less")
+        }
     })
     .clone()
 }
