@@ -22,6 +22,7 @@ mod network;
 mod output;
 mod process;
 mod progress;
+mod project;
 mod registry;
 mod run;
 mod session;
@@ -126,6 +127,8 @@ enum Verb {
     /// Make, list, show and remove volumes, which are mounted in vessels and outlive them
     #[command(subcommand)]
     Volume(volume::Verb),
+    /// Projects: a directory of this host, with a vessel of its own around it
+    Project(project::Project),
     /// Show what vessels and their snapshots take on disk
     Du(du::Du),
     /// Remove what crashes left behind and what nothing needs any more
@@ -211,6 +214,7 @@ async fn dispatch(verb: Verb, context: &Context) -> Outcome<ExitCode> {
         Verb::Snapshot(verb) => snapshot::run(verb, context).await?,
         Verb::Network(verb) => network::run(verb, context).await?,
         Verb::Volume(verb) => volume::run(verb, context).await?,
+        Verb::Project(args) => return project::run(args, context).await,
         Verb::Du(args) => du::du(&args, context).await?,
         Verb::Gc(args) => du::gc(&args, context).await?,
         Verb::Commit(args) => commit::commit(args, context).await?,

@@ -39,6 +39,7 @@ mod history;
 mod manager;
 mod merge;
 mod offload;
+pub mod projects;
 pub mod quick;
 mod recover;
 mod state;

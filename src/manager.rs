@@ -16,6 +16,7 @@ mod mounts;
 mod network;
 pub(crate) mod open;
 mod parts;
+mod probe;
 mod processes;
 pub(crate) mod prune;
 pub(crate) mod pull;

@@ -47,6 +47,7 @@ mod network;
 mod paths;
 mod persistence;
 mod processes;
+mod projects;
 mod property;
 mod registry;
 mod save;

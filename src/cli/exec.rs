@@ -171,7 +171,12 @@ fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
 impl Prepared {
     /// The options for `command`, without its streams.
     pub(super) fn options(&self, command: Vec<OsString>) -> ExecOptions {
-        let mut options = ExecOptions::new(command).envs(self.variables.iter().cloned());
+        self.apply(ExecOptions::new(command))
+    }
+
+    /// Adds them to options that somebody else made.
+    pub(super) fn apply(&self, options: ExecOptions) -> ExecOptions {
+        let mut options = options.envs(self.variables.iter().cloned());
         if let Some(user) = &self.user {
             options = options.user(user);
         }

@@ -1,0 +1,21 @@
+//! Whether this host runs vessels, found out without making one.
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+
+use super::Manager;
+use crate::error::Result;
+use crate::offload::blocking;
+
+impl Manager {
+    /// Tries whether this host lets vessels be: a process of ours enters a user namespace with the ids of this store, and
+    /// leaves. What an image or the limits of a vessel need besides is not looked at.
+    ///
+    /// # Errors
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) with the remedy; whatever else starting a process meets.
+    pub async fn probe(&self) -> Result<()> {
+        let inner = Arc::clone(&self.inner);
+        // It has entered when it is there, and ends when it is dropped.
+        blocking(move || inner.launcher()?.worker().map(drop).map_err(Into::into)).await
+    }
+}
