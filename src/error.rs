@@ -132,7 +132,14 @@ impl Error {
     }
 
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self(Box::new(Inner { kind, message: message.into(), remedy: None, exit_code: None, outside: false, source: None }))
+        Self(Box::new(Inner {
+            kind,
+            message: message.into(),
+            remedy: None,
+            exit_code: None,
+            outside: false,
+            source: None,
+        }))
     }
 
     pub(crate) fn not_found(message: impl Into<String>) -> Self {
@@ -215,7 +222,9 @@ fn of_fault(fault: &Fault) -> ErrorKind {
         FaultKind::AlreadyExists => ErrorKind::AlreadyExists,
         FaultKind::InvalidArgument => ErrorKind::InvalidArgument,
         FaultKind::Busy => ErrorKind::Conflict,
-        FaultKind::PermissionDenied | FaultKind::CommandNotExecutable | FaultKind::Outside => ErrorKind::PermissionDenied,
+        FaultKind::PermissionDenied | FaultKind::CommandNotExecutable | FaultKind::Outside => {
+            ErrorKind::PermissionDenied
+        }
         FaultKind::LimitExceeded => ErrorKind::LimitExceeded,
         FaultKind::Integrity => ErrorKind::IntegrityViolation,
         FaultKind::Unsupported => ErrorKind::Unsupported {

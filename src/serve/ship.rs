@@ -32,6 +32,7 @@ mod users;
 mod words;
 
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -61,6 +62,9 @@ impl Default for Limits {
     }
 }
 
+/// A future of a type that ends here: those of the vessel's operations are deep.
+type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
 /// A running ship: a vessel and the users, kernels and processes of its sessions.
 #[derive(Debug)]
 pub struct Ship {
@@ -89,7 +93,8 @@ impl Ship {
     /// Does what a session asks for: `ipython/exec`, `shell/exec`, `fs/read_file`, … Errors are answers too.
     pub async fn operate(&self, session: &str, operation: &str, payload: Value) -> Answer {
         let began = Instant::now();
-        let answer = self.answer(session, operation, &payload).await;
+        let answer: Boxed<'_, Answer> = Box::pin(self.answer(session, operation, &payload));
+        let answer = answer.await;
         self.log.note(session, operation, answer.status, began.elapsed());
         answer
     }
@@ -101,20 +106,23 @@ impl Ship {
         };
         let Some(user) = session.user.get() else { return unknown() };
         let mut ended = session.ended.subscribe();
-        let work = async {
-            match operation.split_once('/') {
-                Some(("ipython", name)) => Box::pin(session.python(&self.vessel, id, name, payload)).await,
-                Some(("shell", "exec")) => Some(Box::pin(shell::exec(&self.vessel, user, payload)).await),
-                Some(("shell", "processes")) => Some(shell::processes(&self.vessel, user).await),
-                Some(("shell", "cwd")) => Some(shell::cwd(user)),
-                Some(("fs", name)) => Box::pin(files::operate(user, name, payload)).await,
-                _ => None,
+        let work: Boxed<'_, Option<Answer>> = match operation.split_once('/') {
+            Some(("ipython", name)) => Box::pin(session.python(&self.vessel, id, name, payload)),
+            Some(("shell", "exec")) => {
+                Box::pin(async { Some(shell::exec(&self.vessel, user, &payload).await) })
             }
+            Some(("shell", "processes")) => {
+                Box::pin(async { Some(shell::processes(&self.vessel, user).await) })
+            }
+            Some(("shell", "cwd")) => return shell::cwd(user),
+            Some(("fs", name)) => Box::pin(files::operate(user, name, payload)),
+            _ => return unknown(),
         };
         tokio::select! {
-            answer = work => answer.unwrap_or_else(unknown),
+            biased;
             // An error is the end of the ship.
             _ = ended.wait_for(|ended| *ended) => Refusal::new(400, "The session was ended").into(),
+            answer = work => answer.unwrap_or_else(unknown),
         }
     }
 
@@ -131,10 +139,17 @@ impl Ship {
         let began = Instant::now();
         let done = async {
             let user = self.user(session).await?;
-            Box::pin(transfer::upload(&user, path, body, self.limits.upload)).await
+            let done: Boxed<'_, Result<String, Refusal>> =
+                Box::pin(transfer::upload(&user, path, body, self.limits.upload));
+            done.await
         }
         .await;
-        self.log.note(session, "upload", done.as_ref().map_or_else(|refusal| refusal.status, |_| 200), began.elapsed());
+        self.log.note(
+            session,
+            "upload",
+            done.as_ref().map_or_else(|refusal| refusal.status, |_| 200),
+            began.elapsed(),
+        );
         done
     }
 
@@ -146,10 +161,16 @@ impl Ship {
         let began = Instant::now();
         let done = async {
             let user = self.user(session).await?;
-            Box::pin(transfer::download(&user, path)).await
+            let done: Boxed<'_, Result<Download, Refusal>> = Box::pin(transfer::download(&user, path));
+            done.await
         }
         .await;
-        self.log.note(session, "download", done.as_ref().map_or_else(|refusal| refusal.status, |_| 200), began.elapsed());
+        self.log.note(
+            session,
+            "download",
+            done.as_ref().map_or_else(|refusal| refusal.status, |_| 200),
+            began.elapsed(),
+        );
         done
     }
 
@@ -160,8 +181,11 @@ impl Ship {
     pub async fn terminal(&self, session: &str, cols: u16, rows: u16) -> Result<Terminal, Refusal> {
         let found = self.session(session).await?;
         let user = self.user(session).await?;
-        let opened = Terminal::open(&self.vessel, &user, (cols, rows), found.ended.subscribe()).await;
-        opened.map_err(|error| Refusal::new(500, format!("Failed to start a terminal: {}", error.chain())))
+        let opened: Boxed<'_, crate::Result<Terminal>> =
+            Box::pin(Terminal::open(&self.vessel, &user, (cols, rows), found.ended.subscribe()));
+        opened
+            .await
+            .map_err(|error| Refusal::new(500, format!("Failed to start a terminal: {}", error.chain())))
     }
 
     /// What was asked for lately, a line each.
@@ -177,9 +201,12 @@ impl Ship {
             known.end_kernel();
         }
         // One that was here before this ship was made may have left processes too.
-        if let Ok(Some(user)) = users::find(&self.vessel, session).await {
-            shell::end(&self.vessel, &user).await;
-        }
+        let rest: Boxed<'_, ()> = Box::pin(async {
+            if let Ok(Some(user)) = users::find(&self.vessel, session).await {
+                shell::end(&self.vessel, &user).await;
+            }
+        });
+        rest.await;
     }
 
     /// [`Self::end_session`] of all.
@@ -206,7 +233,8 @@ impl Ship {
         let session = Arc::clone(self.sessions().entry(id.to_owned()).or_default());
         let user = session.user.get_or_try_init(|| async {
             let _one = self.users.lock().await;
-            Box::pin(users::ensure(&self.vessel, id)).await
+            let user: Boxed<'_, crate::Result<User>> = Box::pin(users::ensure(&self.vessel, id));
+            user.await
         });
         user.await.map_err(|error| Refusal::new(500, format!("Failed to create user: {error:?}")))?;
         Ok(session)

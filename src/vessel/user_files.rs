@@ -132,7 +132,8 @@ impl UserFiles {
     /// [`NotFound`](crate::ErrorKind::NotFound); [`InvalidArgument`](crate::ErrorKind::InvalidArgument) for what is no
     /// directory.
     pub async fn read_dir(&self, path: impl AsRef<Path>) -> Result<Vec<DirEntry>> {
-        files::read_dir_by(&self.vessel, self.within(Request::ReadDir { path: self.inside(path.as_ref())? })).await
+        files::read_dir_by(&self.vessel, self.within(Request::ReadDir { path: self.inside(path.as_ref())? }))
+            .await
     }
 
     async fn look(&self, path: &Path, follow: bool) -> Result<FileInfo> {

@@ -80,7 +80,9 @@ fn opened(root: &Root, path: &Path, follow: bool) -> Outcome<(OwnedFd, PathBuf)>
             Err(error) => error,
         };
         let missing = Errno::from_io_error(&error) == Some(Errno::NOENT);
-        let (Some(parent), Some(name)) = (above.parent(), above.file_name()) else { return Err(error.into()) };
+        let (Some(parent), Some(name)) = (above.parent(), above.file_name()) else {
+            return Err(error.into());
+        };
         if !missing {
             return Err(error.into());
         }

@@ -146,8 +146,11 @@ class Backend(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def choose(self):
         # Not by a variable of the environment: programs that the code starts would have it, but not this module.
         matplotlib = sys.modules.get("matplotlib")
-        undecided = getattr(getattr(matplotlib, "rcsetup", None), "_auto_backend_sentinel", self)
-        if undecided is not self and dict.get(matplotlib.rcParams, "backend") is undecided:
+        configured = getattr(matplotlib, "rcParamsOrig", None)
+        if configured is None or "MPLBACKEND" in os.environ:
+            return
+        # What a configuration file says is for who has a display; what code has chosen since stays.
+        if dict.get(matplotlib.rcParams, "backend") == dict.get(configured, "backend"):
             matplotlib.rcParams["backend"] = "module://" + self.name
 
     def create_module(self, spec):
@@ -257,7 +260,7 @@ def without_ipython():
         number = state["count"] + 1
         if not silent:
             state["count"] = number
-        cell.count, state["silent"] = number, silent
+        cell.count, state["silent"] = number, silent or code.rstrip().endswith(";")
         name = "<ipython-input-%d>" % number
         linecache.cache[name] = (len(code), None, code.splitlines(True), name)
         linecache.cache.pop("<ipython-input-%d>" % (number - 1000), None)
@@ -342,6 +345,7 @@ def main():
             reply = {"id": request["id"], "count": cell.count, "images": cell.images, "error": error}
         except BaseException:
             reply = {"id": request["id"], "count": cell.count, "images": [], "error": "MemoryError"}
+        reply["leaving"] = cell.leaving
         answer(reply)
         if cell.leaving:
             os._exit(0)

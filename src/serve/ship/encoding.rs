@@ -10,7 +10,9 @@ pub(super) enum Encoding {
     Utf8Marked,
     Ascii,
     Latin1,
-    Utf16 { big: bool },
+    Utf16 {
+        big: bool,
+    },
     /// With a mark that tells which end is first.
     Utf16Marked,
 }

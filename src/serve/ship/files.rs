@@ -146,7 +146,10 @@ async fn create(user: &User, request: Create) -> Done {
     make_parent(user, &path, doing).await?;
     // A new file in its place has the mode that was asked for, whatever the old one had.
     let staged = Staged::beside(&user.files, &path);
-    user.files.write_file(staged.path(), request.content.as_bytes(), request.mode & 0o7777).await.map_err(failed)?;
+    user.files
+        .write_file(staged.path(), request.content.as_bytes(), request.mode & 0o7777)
+        .await
+        .map_err(failed)?;
     staged.put(&path).await.map_err(failed)?;
     Ok(json!({"success": true, "message": format!("File created: {}", request.path), "path": path}))
 }
@@ -189,14 +192,17 @@ async fn write_file(user: &User, request: Write) -> Done {
     let (doing, path) = ("Failed to write file", place(user, &request.path));
     let failed = |error| refused(user, doing, &error);
     let encoding = encoding(&request.encoding, doing)?;
-    let bytes = encoding.encode(&request.content).map_err(|why| Refusal::new(400, format!("{doing}: {why}")))?;
+    let bytes =
+        encoding.encode(&request.content).map_err(|why| Refusal::new(400, format!("{doing}: {why}")))?;
     make_parent(user, &path, doing).await?;
     match request.mode.as_str() {
         "w" => user.files.write_file(&path, &bytes, 0o644).await.map_err(failed)?,
         _ => append(user, &path, &bytes).await.map_err(failed)?,
     }
     let size = user.files.stat(&path).await.map_err(failed)?.size;
-    Ok(json!({"success": true, "message": format!("File written: {}", request.path), "path": path, "size": size}))
+    Ok(
+        json!({"success": true, "message": format!("File written: {}", request.path), "path": path, "size": size}),
+    )
 }
 
 async fn append(user: &User, path: &Path, bytes: &[u8]) -> crate::Result<()> {
@@ -227,7 +233,9 @@ async fn edit(user: &User, request: Edit) -> Done {
     let path = place(user, &request.path);
     user.files.write_file(&path, &bytes, 0o644).await.map_err(|error| refused(user, doing, &error))?;
     let message = format!("File edited: {}", request.path);
-    Ok(json!({"success": true, "message": message, "path": path, "replacements": replacements, "size": bytes.len()}))
+    Ok(
+        json!({"success": true, "message": message, "path": path, "replacements": replacements, "size": bytes.len()}),
+    )
 }
 
 async fn delete(user: &User, request: Delete) -> Done {

@@ -219,6 +219,8 @@ struct Answered {
     count: u64,
     images: Vec<String>,
     error: Option<String>,
+    /// It was asked to, and ends.
+    leaving: bool,
 }
 
 /// An interpreter that runs. Dropping it kills it with everything that it started.
@@ -290,11 +292,14 @@ impl Interpreter {
             Err(_elapsed) => (self.interrupt(&id).await, true),
         };
         self.drain();
-        let lives = answered.is_some();
+        let lives = answered.as_ref().is_some_and(|answered| !answered.leaving);
         let mut ran = match answered {
-            Some(answered) => {
-                Ran { count: Some(answered.count), images: answered.images, error: answered.error, ..Ran::default() }
-            }
+            Some(answered) => Ran {
+                count: Some(answered.count),
+                images: answered.images,
+                error: answered.error,
+                ..Ran::default()
+            },
             None if late => Ran::default(),
             None => Ran::failed(self.end().await),
         };
@@ -342,7 +347,9 @@ impl Interpreter {
         let end = self.ended().await;
         self.drain();
         match end {
-            Some(end) if end.exit_code == 127 => "Failed to start Python: the image has no python3".to_owned(),
+            Some(end) if end.exit_code == 127 => {
+                "Failed to start Python: the image has no python3".to_owned()
+            }
             _ => format!("Failed to start Python: {}", self.kept.text()),
         }
     }

@@ -155,7 +155,10 @@ mod tests {
 
     #[test]
     fn names_are_those_of_the_original_or_harmless() {
-        assert_eq!(names("0123456789abcdef").take(2).collect::<Vec<_>>(), ["ship_01234567", "ship_01234567_2"]);
+        assert_eq!(
+            names("0123456789abcdef").take(2).collect::<Vec<_>>(),
+            ["ship_01234567", "ship_01234567_2"]
+        );
         assert_eq!(names("a:b\n/../é").next().unwrap(), "ship_a_b____");
         assert_eq!(names("").next().unwrap(), "ship_");
         assert!(names("a\0:\u{7f}-Z").all(|name| is_name(&name)));

@@ -34,7 +34,7 @@ impl Refusal {
         let status = match error.kind() {
             ErrorKind::PermissionDenied => 403,
             ErrorKind::NotFound => 404,
-            ErrorKind::InvalidArgument => 400,
+            ErrorKind::InvalidArgument | ErrorKind::AlreadyExists => 400,
             _ => 500,
         };
         Self::new(status, format!("{doing}: {}", error.chain()))
@@ -59,11 +59,20 @@ impl Answer {
 /// 422, in the words of the original for a field that is missing.
 pub(super) fn take<T: DeserializeOwned>(payload: &Value) -> Result<T, Answer> {
     let known = match payload {
-        Value::Object(fields) => {
-            fields.iter().filter(|(_, value)| !value.is_null()).map(|(key, value)| (key.clone(), value.clone())).collect()
-        }
+        Value::Object(fields) => fields
+            .iter()
+            .filter(|(_, value)| !value.is_null())
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect(),
         Value::Null => serde_json::Map::new(),
-        _ => return Err(invalid("model_attributes_type", json!(["body"]), "Input should be a valid dictionary", payload)),
+        _ => {
+            return Err(invalid(
+                "model_attributes_type",
+                json!(["body"]),
+                "Input should be a valid dictionary",
+                payload,
+            ));
+        }
     };
     serde_json::from_value(Value::Object(known)).map_err(|error| {
         let message = error.to_string();
@@ -75,7 +84,10 @@ pub(super) fn take<T: DeserializeOwned>(payload: &Value) -> Result<T, Answer> {
 }
 
 fn invalid(kind: &str, place: Value, message: &str, input: &Value) -> Answer {
-    Answer { status: 422, body: json!({"detail": [{"type": kind, "loc": place, "msg": message, "input": input}]}) }
+    Answer {
+        status: 422,
+        body: json!({"detail": [{"type": kind, "loc": place, "msg": message, "input": input}]}),
+    }
 }
 
 #[cfg(test)]

@@ -52,7 +52,13 @@ impl Session {
     }
 
     /// `ipython/` and `name`.
-    pub(super) async fn python(&self, vessel: &Vessel, id: &str, name: &str, payload: &Value) -> Option<Answer> {
+    pub(super) async fn python(
+        &self,
+        vessel: &Vessel,
+        id: &str,
+        name: &str,
+        payload: &Value,
+    ) -> Option<Answer> {
         let user = self.user.get()?;
         Some(match name {
             "exec" => self.exec(vessel, user, id, payload).await,
@@ -71,7 +77,8 @@ impl Session {
             })),
             // Those of other sessions are nobody's business.
             "kernels" => {
-                let own = self.status().map(|status| json!({"kernel_id": id, "status": status, "connections": 1}));
+                let own =
+                    self.status().map(|status| json!({"kernel_id": id, "status": status, "connections": 1}));
                 Answer::ok(json!({"kernels": own.into_iter().collect::<Vec<Value>>()}))
             }
             "kernel/status" | "kernel" => match self.status() {

@@ -162,7 +162,8 @@ fn known_as(id: &str) -> (u64, String) {
 pub(super) async fn processes(vessel: &Vessel, user: &User) -> Answer {
     match vessel.processes().await {
         Ok(all) => {
-            let own: Vec<Value> = all.iter().filter(|process| process.user == user.spec()).map(shown).collect();
+            let own: Vec<Value> =
+                all.iter().filter(|process| process.user == user.spec()).map(shown).collect();
             Answer::ok(json!({"processes": own}))
         }
         Err(error) => super::payload::Refusal::failed("Failed to list processes", &error).into(),

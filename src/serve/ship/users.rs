@@ -81,7 +81,14 @@ async fn user_of(vessel: &Vessel, account: &Account) -> User {
     let home = PathBuf::from(account.home());
     let workspace = home.join("workspace");
     let files = vessel.user_files(account.id, account.id, &workspace);
-    User { name: account.name.clone(), uid: account.id, home, workspace, shell: login_shell(vessel).await, files }
+    User {
+        name: account.name.clone(),
+        uid: account.id,
+        home,
+        workspace,
+        shell: login_shell(vessel).await,
+        files,
+    }
 }
 
 async fn login_shell(vessel: &Vessel) -> &'static str {
@@ -124,7 +131,9 @@ async fn make_home(vessel: &Vessel, account: &Account) -> Result<()> {
         Err(error) => return Err(error),
     }
     vessel.set_owner(&home, account.id, account.id).await.map_err(|error| match error.kind() {
-        ErrorKind::InvalidArgument => error.with_remedy("sessions need subordinate ids: see `vesselrt doctor`"),
+        ErrorKind::InvalidArgument => {
+            error.with_remedy("sessions need subordinate ids: see `vesselrt doctor`")
+        }
         _ => error,
     })
 }
@@ -138,7 +147,9 @@ async fn read(vessel: &Vessel, path: &str) -> Result<Vec<u8>> {
     let mut content = Vec::new();
     let read = file.take(MOST + 1).read_to_end(&mut content).await;
     match read.map_err(|e| Error::io(format!("failed to read {path:?}"), e))? as u64 {
-        read if read > MOST => Err(Error::new(ErrorKind::LimitExceeded, format!("{path} has more than {MOST} bytes"))),
+        read if read > MOST => {
+            Err(Error::new(ErrorKind::LimitExceeded, format!("{path} has more than {MOST} bytes")))
+        }
         _ => Ok(content),
     }
 }

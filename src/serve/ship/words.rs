@@ -58,7 +58,9 @@ mod tests {
         ] {
             assert_eq!(split(text).unwrap(), words, "{text:?}");
         }
-        for (text, error) in [("'a", "No closing quotation"), ("\"a", "No closing quotation"), ("a\\", "No escaped character")] {
+        for (text, error) in
+            [("'a", "No closing quotation"), ("\"a", "No closing quotation"), ("a\\", "No escaped character")]
+        {
             assert_eq!(split(text).unwrap_err(), error);
         }
     }

@@ -296,9 +296,13 @@ fn reads_only(request: &Request) -> bool {
 /// A request about one file or directory, done as a user in a directory that it stays in.
 fn within(root: &Root, bounds: &Bounds<'_>, request: Request, fds: Vec<OwnedFd>) -> Handled {
     let (path, follow) = match &request {
-        Request::Open { path, .. } | Request::WriteFile { path, .. } | Request::ReadDir { path } => (path, true),
+        Request::Open { path, .. } | Request::WriteFile { path, .. } | Request::ReadDir { path } => {
+            (path, true)
+        }
         Request::Stat { path, follow } => (path, *follow),
-        Request::MakeDir { path, .. } | Request::Remove { path, .. } => (path, false),
+        // What is there may be a symlink to a directory.
+        Request::MakeDir { path, parents, .. } => (path, *parents),
+        Request::Remove { path, .. } => (path, false),
         Request::Rename { from, to } => {
             let (from, to) = (from.clone(), to.clone());
             return bounds.work(root, &from, false, |_, from| {
