@@ -42,6 +42,8 @@ mod offload;
 pub mod projects;
 pub mod quick;
 mod recover;
+#[cfg(feature = "serve")]
+pub mod serve;
 mod state;
 mod store;
 mod vessel;
@@ -78,6 +80,7 @@ pub use vessel::process::{EndCause, Process, ProcessEnd, ProcessInfo, SpawnOptio
 pub use vessel::session::Running;
 pub use vessel::snapshot::options::SnapshotOptions;
 pub use vessel::snapshot::upkeep::{SnapshotDeletion, SnapshotPruning, SnapshotsDeleted};
+pub use vessel::user_files::UserFiles;
 pub use vesselrt_runtime::settings;
 pub use vesselrt_storage::manifest::{SnapshotManifest, SnapshotMode, VesselManifest};
 pub use vesselrt_storage::registry::{self, Kept as CredentialsKept, RegistryConfig};

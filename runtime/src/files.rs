@@ -13,6 +13,7 @@ mod descent;
 mod fault;
 mod remove;
 mod rename;
+mod within;
 mod write;
 
 use std::ffi::{CString, OsStr};
@@ -27,6 +28,7 @@ use rustix::io::Errno;
 use crate::root::Root;
 use crate::shim::protocol::{Fault, FaultKind, FileStat};
 use fault::{Outcome, Problem};
+pub use within::{Bounds, set_owner};
 
 /// Names of temporary files and directories, which a crash can leave behind, start with this.
 pub const TEMPORARY_PREFIX: &str = ".vesselrt-";

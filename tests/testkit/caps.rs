@@ -51,6 +51,8 @@ pub(crate) enum Cap {
     NetworkDebian,
     /// tmux.
     Tmux,
+    /// A root file system with Python, IPython and matplotlib, made by `fixtures/languages.sh`.
+    Languages,
 }
 
 /// Whether the machine has all of it. Says what is missing, and panics about it where nothing may be missing.
@@ -101,6 +103,7 @@ impl Cap {
             Self::VirtualMachines => super::machine::can_boot(),
             Self::Pasta => which("pasta").is_some() && tun(),
             Self::Slirp => which("slirp4netns").is_some() && tun(),
+            Self::Languages => super::image::languages_tar().is_some(),
             Self::NetworkDebian => super::image::network_debian_tar().is_some(),
             Self::Tmux => which("tmux").is_some(),
         }

@@ -218,6 +218,13 @@ pub(crate) fn network_debian_tar() -> Option<PathBuf> {
     .clone()
 }
 
+/// Python with IPython and matplotlib, and other languages, as `fixtures/languages.sh` makes it: only by the environment.
+pub(crate) fn languages_tar() -> Option<PathBuf> {
+    let named = std::env::var_os("VESSELRT_TEST_LANGUAGES").map(PathBuf::from);
+    let made = named.unwrap_or_else(|| PathBuf::from("/tmp/vesselrt-test-languages.tar"));
+    fs::File::open(&made).is_ok().then_some(made)
+}
+
 /// With `flag` for mmdebstrap, unless it is empty.
 fn make_debian(name: &str, flag: &str) -> Option<PathBuf> {
     let user = rustix::process::geteuid().as_raw();

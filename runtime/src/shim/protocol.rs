@@ -269,6 +269,27 @@ pub enum Request {
         /// How much later, in milliseconds.
         grace_ms: u64,
     },
+    /// Does a request about one file or directory as a user of the vessel, in a directory that it does not leave
+    /// ([`crate::files::Bounds`]). Reply: that of the request, or a [`FaultKind::Outside`] fault.
+    Within {
+        /// User id inside.
+        uid: u32,
+        /// Group id inside.
+        gid: u32,
+        /// The directory.
+        base: Vec<u8>,
+        /// What is to be done.
+        request: Box<Request>,
+    },
+    /// Gives a file or a directory to a user; a symlink at its end is not followed. Reply: [`Reply::Done`].
+    SetOwner {
+        /// Path inside.
+        path: Vec<u8>,
+        /// User id inside.
+        uid: u32,
+        /// Group id inside.
+        gid: u32,
+    },
 }
 
 /// A command that belongs to nobody.
@@ -422,6 +443,8 @@ pub enum FaultKind {
     CommandNotExecutable,
     /// Anything else: an I/O error, a bug.
     Internal,
+    /// A path leads out of the directory of [`Request::Within`].
+    Outside,
 }
 
 /// A failure as it crosses the socket.

@@ -1,0 +1,4 @@
+//! Ships: vessels that several sessions share.
+#![forbid(unsafe_code)]
+
+pub mod ship;
