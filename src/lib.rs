@@ -41,6 +41,8 @@ mod merge;
 mod offload;
 pub mod quick;
 mod recover;
+#[cfg(feature = "serve")]
+pub mod serve;
 mod state;
 mod store;
 mod vessel;
