@@ -46,6 +46,7 @@ use crate::manager::push::{PushProgress, PushReport};
 use crate::manager::save::SaveFormat;
 use crate::manager::trees::TreeReport;
 use crate::manager::usage::DiskUsage;
+use crate::manager::volumes::Volume;
 use vesselrt_storage::registry::Kept as CredentialsKept;
 use vesselrt_storage::{ImageRecord, SnapshotManifest, VesselManifest};
 
@@ -157,6 +158,46 @@ impl Manager {
     /// As there.
     pub fn disk_usage(&self, vessel: Option<&str>) -> Result<DiskUsage> {
         self.runtime.run(self.inner.disk_usage(vessel))
+    }
+
+    /// See [`crate::Manager::create_volume`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn create_volume(&self, name: Option<&str>) -> Result<Volume> {
+        self.runtime.run(self.inner.create_volume(name))
+    }
+
+    /// See [`crate::Manager::list_volumes`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn list_volumes(&self) -> Result<Vec<Volume>> {
+        self.runtime.run(self.inner.list_volumes())
+    }
+
+    /// See [`crate::Manager::volume`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn volume(&self, name: &str) -> Result<Volume> {
+        self.runtime.run(self.inner.volume(name))
+    }
+
+    /// See [`crate::Manager::volume_usage`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn volume_usage(&self, name: &str) -> Result<u64> {
+        self.runtime.run(self.inner.volume_usage(name))
+    }
+
+    /// See [`crate::Manager::remove_volume`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn remove_volume(&self, name: &str) -> Result<()> {
+        self.runtime.run(self.inner.remove_volume(name))
     }
 
     /// See [`crate::Manager::list_vessels`].

@@ -25,6 +25,8 @@ mod progress;
 mod project;
 mod registry;
 mod run;
+#[cfg(feature = "serve")]
+mod serve;
 mod session;
 mod snapshot;
 mod stats;
@@ -33,6 +35,7 @@ mod update;
 mod values;
 #[cfg(feature = "vm")]
 mod vm;
+mod volume;
 
 use std::ffi::OsStr;
 use std::process::ExitCode;
@@ -125,6 +128,9 @@ enum Verb {
     /// Show what the network of a vessel has denied
     #[command(subcommand)]
     Network(network::Verb),
+    /// Make, list, show and remove volumes, which are mounted in vessels and outlive them
+    #[command(subcommand)]
+    Volume(volume::Verb),
     /// Projects: a directory of this host, with a vessel of its own around it
     Project(project::Project),
     /// Machines by language: create them, run commands in many at once, throw them away
@@ -146,6 +152,9 @@ enum Verb {
     Login(registry::Login),
     /// Log out of a registry
     Logout(registry::Logout),
+    /// Serve ships over HTTP: vessels that sessions share, for clients of Shipyard
+    #[cfg(feature = "serve")]
+    Serve(Box<serve::Serve>),
     /// Say what this host can and cannot do, and the remedy
     Doctor(doctor::Doctor),
     /// Measure snapshots, archives and commands on this host, side by side with other tools
@@ -176,7 +185,7 @@ pub(crate) fn main() -> ExitCode {
     {
         return output::failed(context.json, &error.into());
     }
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match threads(&cli.verb).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return output::failed(context.json, &Failure::io("start the async runtime", error)),
     };
@@ -186,6 +195,15 @@ pub(crate) fn main() -> ExitCode {
     match outcome {
         Ok(code) => code,
         Err(failure) => output::failed(context.json, &failure),
+    }
+}
+
+/// Most verbs do one thing; a service does many at once.
+fn threads(verb: &Verb) -> tokio::runtime::Builder {
+    match verb {
+        #[cfg(feature = "serve")]
+        Verb::Serve(_) => tokio::runtime::Builder::new_multi_thread(),
+        _ => tokio::runtime::Builder::new_current_thread(),
     }
 }
 
@@ -214,6 +232,7 @@ async fn dispatch(verb: Verb, context: &Context) -> Outcome<ExitCode> {
         Verb::Snapshot(snapshot::Verb::Diff(args)) => return snapshot::diff::run(args, context).await,
         Verb::Snapshot(verb) => snapshot::run(verb, context).await?,
         Verb::Network(verb) => network::run(verb, context).await?,
+        Verb::Volume(verb) => volume::run(verb, context).await?,
         Verb::Project(args) => return project::run(args, context).await,
         #[cfg(feature = "vm")]
         Verb::Vm(args) => return vm::run(args, context).await,
@@ -225,6 +244,8 @@ async fn dispatch(verb: Verb, context: &Context) -> Outcome<ExitCode> {
         Verb::Logout(args) => registry::logout(args, context).await?,
         Verb::Pull(args) => registry::pull(args, context).await?,
         Verb::Save(args) => commit::save(args, context).await?,
+        #[cfg(feature = "serve")]
+        Verb::Serve(args) => serve::serve(*args, context).await?,
         Verb::Doctor(args) => return doctor::run(&args, context).await,
         Verb::Bench(args) => return bench::run(args, context).await,
         Verb::Demo(args) => return demo::run(args, context).await,

@@ -79,6 +79,7 @@ struct Inner {
     message: String,
     remedy: Option<String>,
     exit_code: Option<i32>,
+    outside: bool,
     source: Option<Source>,
 }
 
@@ -111,6 +112,12 @@ impl Error {
         self.0.exit_code
     }
 
+    /// A path leads out of the directory of [`UserFiles`](crate::UserFiles).
+    #[must_use]
+    pub fn leads_outside(&self) -> bool {
+        self.0.outside
+    }
+
     /// The message with those of all sources, outermost first, joined by `": "`.
     #[must_use]
     pub fn chain(&self) -> String {
@@ -125,7 +132,14 @@ impl Error {
     }
 
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self(Box::new(Inner { kind, message: message.into(), remedy: None, exit_code: None, source: None }))
+        Self(Box::new(Inner {
+            kind,
+            message: message.into(),
+            remedy: None,
+            exit_code: None,
+            outside: false,
+            source: None,
+        }))
     }
 
     pub(crate) fn not_found(message: impl Into<String>) -> Self {
@@ -208,7 +222,9 @@ fn of_fault(fault: &Fault) -> ErrorKind {
         FaultKind::AlreadyExists => ErrorKind::AlreadyExists,
         FaultKind::InvalidArgument => ErrorKind::InvalidArgument,
         FaultKind::Busy => ErrorKind::Conflict,
-        FaultKind::PermissionDenied | FaultKind::CommandNotExecutable => ErrorKind::PermissionDenied,
+        FaultKind::PermissionDenied | FaultKind::CommandNotExecutable | FaultKind::Outside => {
+            ErrorKind::PermissionDenied
+        }
         FaultKind::LimitExceeded => ErrorKind::LimitExceeded,
         FaultKind::Integrity => ErrorKind::IntegrityViolation,
         FaultKind::Unsupported => ErrorKind::Unsupported {
@@ -228,6 +244,7 @@ impl From<Fault> for Error {
             FaultKind::CommandNotExecutable => Some(126),
             _ => None,
         };
+        error.0.outside = fault.kind == FaultKind::Outside;
         error.0.remedy = fault.remedy;
         error
     }

@@ -42,6 +42,8 @@ mod offload;
 pub mod projects;
 pub mod quick;
 mod recover;
+#[cfg(feature = "serve")]
+pub mod serve;
 mod state;
 mod store;
 mod vessel;
@@ -65,6 +67,7 @@ pub use manager::push::{PushProgress, PushReport, PushState};
 pub use manager::save::SaveFormat;
 pub use manager::trees::{DamagedTree, TreeReport};
 pub use manager::usage::{DiskUsage, SnapshotUsage, UsageTotal, VesselUsage};
+pub use manager::volumes::Volume;
 pub use manager::{Manager, VesselStatus};
 pub use vessel::Vessel;
 pub use vessel::diff::{
@@ -79,6 +82,7 @@ pub use vessel::process::{EndCause, Process, ProcessEnd, ProcessInfo, SpawnOptio
 pub use vessel::session::Running;
 pub use vessel::snapshot::options::SnapshotOptions;
 pub use vessel::snapshot::upkeep::{SnapshotDeletion, SnapshotPruning, SnapshotsDeleted};
+pub use vessel::user_files::UserFiles;
 pub use vesselrt_runtime::settings;
 pub use vesselrt_storage::manifest::{SnapshotManifest, SnapshotMode, VesselManifest};
 pub use vesselrt_storage::registry::{self, Kept as CredentialsKept, RegistryConfig};

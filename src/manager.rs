@@ -13,6 +13,7 @@ mod import;
 mod layers;
 pub(crate) mod limits;
 mod manifests;
+mod mounts;
 mod network;
 pub(crate) mod open;
 mod parts;
@@ -30,6 +31,7 @@ mod transfer;
 pub(crate) mod trees;
 pub(crate) mod upkeep;
 pub(crate) mod usage;
+pub(crate) mod volumes;
 
 use std::collections::HashMap;
 use std::fmt;

@@ -1,4 +1,4 @@
-//! The two ways of this crate to leave the caller's task.
+//! The ways of this crate to leave the caller's task.
 #![forbid(unsafe_code)]
 
 use std::future::Future;
@@ -21,6 +21,13 @@ pub(crate) async fn detached<T: Send + 'static>(
     operation: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
     joined(tokio::spawn(operation).await)
+}
+
+/// Drops what takes long to drop, at once but where nobody waits for it.
+pub(crate) fn drop_later<T: Send + 'static>(value: T) {
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        runtime.spawn_blocking(move || drop(value));
+    }
 }
 
 /// A panic is a bug of ours: it is passed on, not hidden.

@@ -23,6 +23,8 @@
 //!     cgroup.json                 where its control group is, while there may be one
 //!     gen-N/fs  gen-N/work        the writable layer
 //!     processes/                  detached processes: what they are, how they ended, their logs
+//!   volumes/NAME/fs               what is mounted as a volume; outlives vessels
+//!   volumes.lock                  shared: a vessel is started; exclusive: a volume is removed
 //!   data/                         the default Storage: manifests, snapshot and image archives
 //!   staging/                      what is being made; renamed to its place when it is whole
 //!   trash/                        what was deleted; removed by a worker
@@ -37,6 +39,7 @@ mod generation;
 pub(crate) mod layers;
 pub(crate) mod lock;
 pub(crate) mod staged;
+pub(crate) mod volumes;
 
 use std::fs::DirBuilder;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -66,6 +69,7 @@ pub(crate) struct Store {
     pub(crate) image_layers: OwnedFd,
     pub(crate) layers: OwnedFd,
     pub(crate) vessels: OwnedFd,
+    pub(crate) volumes: OwnedFd,
     pub(crate) staging: OwnedFd,
     pub(crate) trash: OwnedFd,
 }
@@ -98,6 +102,7 @@ impl Store {
             image_layers: owned(images.as_fd(), "layers")?,
             layers: owned(root_fd.as_fd(), "layers")?,
             vessels: dirs::make(root_fd.as_fd(), "vessels")?,
+            volumes: dirs::make(root_fd.as_fd(), "volumes")?,
             staging: dirs::make(root_fd.as_fd(), "staging")?,
             trash: owned(root_fd.as_fd(), "trash")?,
             root,

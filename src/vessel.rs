@@ -27,6 +27,7 @@ pub(crate) mod pump;
 pub(crate) mod session;
 pub(crate) mod snapshot;
 mod terminal;
+pub(crate) mod user_files;
 
 use std::collections::BTreeMap;
 use std::fmt;

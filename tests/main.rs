@@ -10,12 +10,14 @@
 //! | `VESSELRT_TEST_REQUIRE` | skipping is failing |
 //! | `VESSELRT_TEST_DEBIAN` | a tar of a Debian root file system; default: made once by mmdebstrap |
 //! | `VESSELRT_TEST_KERNEL` | a directory made by `fixtures/kernel.sh`; default: made once with apt |
-//! | `VESSELRT_TEST_DEBIAN_NET` | the same with curl, Python and Node.js |
+//! | `VESSELRT_TEST_DEBIAN_NET` | the same with curl, Python, Node.js, vim, top and less |
+//! | `VESSELRT_TEST_LANGUAGES` | a tar made by `fixtures/languages.sh scripts`; default: the one in /tmp, if there is one |
 //! | `VESSELRT_TEST_SEED` | seed of the tests with random moments, printed when they fail |
 #![forbid(unsafe_code)]
 // A test says by panicking that something is not as it must be.
 #![allow(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout)]
 
+mod bad_input;
 mod bench;
 mod cli;
 mod cli_cp;
@@ -38,8 +40,10 @@ mod faults;
 mod files;
 mod forks;
 mod full;
+mod interactive;
 mod lifecycle;
 mod limits;
+mod mounts;
 mod network;
 mod paths;
 mod persistence;
@@ -49,6 +53,8 @@ mod property;
 mod registry;
 mod save;
 mod security_doc;
+#[cfg(feature = "serve")]
+mod ship;
 mod snapshot_files;
 mod snapshots;
 mod storage;

@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::fcntl::AtFlags;
 use nix::sched::CloneFlags;
+use rustix::mount::OpenTreeFlags;
 use rustix::process::{Gid, Uid};
 use serde::{Deserialize, Serialize};
 
@@ -83,8 +84,9 @@ pub(crate) enum Surroundings {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Boot {
     /// Client: go on. `single` when only one id will be mapped. `dirs` are directories of the host that the new process
-    /// mounts from: only a mount of its own mount namespace will do, so it needs them by path.
-    Begin { single: bool, dirs: Vec<Vec<u8>>, surroundings: Surroundings },
+    /// mounts from: only a mount of its own mount namespace will do, so it needs them by path. `trees` are others, with all that
+    /// is mounted below them.
+    Begin { single: bool, dirs: Vec<Vec<u8>>, trees: Vec<Vec<u8>>, surroundings: Surroundings },
     /// New process: in the user namespace, needs its maps.
     Unshared,
     /// Client: maps are written.
@@ -157,7 +159,7 @@ fn outer(role: Role) -> ! {
 }
 
 fn enter(role: Role, socket: &UnixStream) -> Result<std::convert::Infallible, Fault> {
-    let Some((Boot::Begin { single, dirs, surroundings }, _)) =
+    let Some((Boot::Begin { single, dirs, trees, surroundings }, _)) =
         wire::recv(socket).map_err(|e| fault("read the boot frame", &e))?
     else {
         return Err(fault("read the boot frame", &io::ErrorKind::InvalidData.into()));
@@ -180,7 +182,9 @@ fn enter(role: Role, socket: &UnixStream) -> Result<std::convert::Infallible, Fa
         Surroundings::Alone | Surroundings::HostNetwork => None,
     };
     nix::sched::unshare(role.namespaces(surroundings)).map_err(no_namespaces)?;
-    let mounts = clone_mounts(&dirs)?;
+    let mut mounts = clone_mounts(&dirs, OpenTreeFlags::empty())?;
+    // A part of what this user may not take apart: only the whole of it.
+    mounts.extend(clone_mounts(&trees, OpenTreeFlags::AT_RECURSIVE)?);
     let exe = seal::own_executable().map_err(|e| fault("seal the executable", &e))?;
     become_root(single).map_err(|e| fault("become root of the user namespace", &e))?;
     wire::send(socket, &Boot::Ready, &[]).map_err(|e| fault("report readiness", &e))?;
@@ -200,10 +204,9 @@ fn become_root(single: bool) -> io::Result<()> {
 
 /// Copies of the mounts with these directories, in no mount namespace yet. Done before the change of user: real root
 /// may walk paths that the root of its vessels may not.
-fn clone_mounts(dirs: &[Vec<u8>]) -> Result<Vec<OwnedFd>, Fault> {
-    use rustix::mount::OpenTreeFlags;
+fn clone_mounts(dirs: &[Vec<u8>], how: OpenTreeFlags) -> Result<Vec<OwnedFd>, Fault> {
     let clone = |path: &Vec<u8>| {
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE;
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | how;
         rustix::mount::open_tree(rustix::fs::CWD, path.as_slice(), flags)
             .map_err(|e| fault(&format!("open_tree(\"{}\")", path.escape_ascii()), &e.into()))
     };

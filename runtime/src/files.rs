@@ -13,6 +13,7 @@ mod descent;
 mod fault;
 mod remove;
 mod rename;
+mod within;
 mod write;
 
 use std::ffi::{CString, OsStr};
@@ -27,6 +28,7 @@ use rustix::io::Errno;
 use crate::root::Root;
 use crate::shim::protocol::{Fault, FaultKind, FileStat};
 use fault::{Outcome, Problem};
+pub use within::{Bounds, set_owner};
 
 /// Names of temporary files and directories, which a crash can leave behind, start with this.
 pub const TEMPORARY_PREFIX: &str = ".vesselrt-";
@@ -158,8 +160,8 @@ pub fn rename(root: &Root, from: &[u8], to: &[u8]) -> Result<(), Fault> {
 /// Replaces the content of a file as a whole: the old content stays or the new is there, even after a power loss.
 ///
 /// The file keeps its owner, permission bits (without setuid and setgid, as write(2) drops them) and extended
-/// attributes; a new one is root's and has `mode`. `data` is read to its end on the calling thread. A symlink is followed inside. A file with several names is written in
-/// place, so that it stays one file: that is not atomic.
+/// attributes; a new one is root's and has `mode`. `data` is read to its end on the calling thread. A symlink is followed inside. A file with several names, or that
+/// something is mounted on, is written in place, so that it stays that file: that is not atomic.
 ///
 /// # Errors
 /// A [`Fault`]; nothing but a regular file is replaced.

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod maps;
+mod trees;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -24,6 +25,7 @@ use crate::shim::client::{CallError, Connection};
 use crate::shim::protocol::{Fault, Reply, ShimConfig};
 use crate::shim::wire;
 use crate::worker::Worker;
+use trees::Trees;
 
 /// Why a process of the runtime could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +74,9 @@ pub struct ShimDirs<'a> {
     pub lock: BorrowedFd<'a>,
     /// The sockets of the host for [`Network::publish`], in that order: bound, those for TCP listening.
     pub published: &'a [OwnedFd],
+    /// What [`Settings::mounts`](crate::settings::Settings::mounts) names, opened (`O_PATH` will do), in their order; `None` for a
+    /// file system in memory.
+    pub sources: &'a [Option<OwnedFd>],
     /// Of the vessel's control group, if it has one: what [`ShimConfig::groups`] counts, and the file that counts processes
     /// killed for want of memory.
     pub groups: &'a [OwnedFd],
@@ -122,12 +127,16 @@ impl Launcher {
     pub fn shim(&self, config: &ShimConfig, dirs: ShimDirs<'_>) -> Result<ShimProcess, LaunchError> {
         let paths = [dirs.image_layers, dirs.sealed_layers, dirs.vessel].map(path_of);
         let paths = paths.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let trees = Trees::new(&config.settings, dirs.sources)?;
         let Started { socket, child } =
-            self.start(Role::Shim, paths, surroundings(&config.settings.network))?;
+            self.start(Role::Shim, [paths, trees.paths()], surroundings(&config.settings.network))?;
+        trees.confine(child.id())?;
+        let config = ShimConfig { origins: trees.origins(), ..config.clone() };
         let mut fds = vec![dirs.image_layers, dirs.sealed_layers, dirs.vessel, dirs.listener, dirs.lock];
+        fds.extend(trees.fds());
         fds.extend(dirs.published.iter().chain(dirs.groups).map(AsFd::as_fd));
         let mut connection = Connection::new(socket);
-        wire::send(connection.socket(), config, &fds).map_err(CallError::Lost)?;
+        wire::send(connection.socket(), &config, &fds).map_err(CallError::Lost)?;
         match connection.receive()?.0 {
             Reply::Done => Ok(ShimProcess { connection, child: child.release() }),
             _ => Err(CallError::Unexpected("start of a shim").into()),
@@ -139,14 +148,15 @@ impl Launcher {
     /// # Errors
     /// [`LaunchError`].
     pub fn worker(&self) -> Result<Worker, LaunchError> {
-        let Started { socket, child } = self.start(Role::Worker, Vec::new(), Surroundings::Alone)?;
+        let Started { socket, child } =
+            self.start(Role::Worker, [Vec::new(), Vec::new()], Surroundings::Alone)?;
         Ok(Worker::new(socket, child.release()))
     }
 
     fn start(
         &self,
         role: Role,
-        dirs: Vec<Vec<u8>>,
+        [dirs, trees]: [Vec<Vec<u8>>; 2],
         surroundings: Surroundings,
     ) -> Result<Started, LaunchError> {
         let (ours, theirs) = UnixStream::pair().map_err(|e| step("socketpair(AF_UNIX)", e))?;
@@ -160,7 +170,7 @@ impl Launcher {
             .spawn()
             .map_err(|e| step(format!("spawn {:?} as {}", self.exe, role.outer_name()), e))?;
         let child = Reaped(Some(child));
-        let begin = Boot::Begin { single: self.ids.is_single(), dirs, surroundings };
+        let begin = Boot::Begin { single: self.ids.is_single(), dirs, trees, surroundings };
         self.boot(&ours, child.id(), &begin)?;
         Ok(Started { socket: ours, child })
     }

@@ -6,13 +6,13 @@
 //! Sources: openat2(2); Documentation/filesystems/path-lookup.rst.
 #![forbid(unsafe_code)]
 
-use std::ffi::OsStr;
+use std::ffi::{CStr, OsStr};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 
 /// How often a lookup that lost a race with a rename (`EAGAIN`) is tried again before it is `EBUSY`.
@@ -104,6 +104,19 @@ fn trim_trailing_slashes(path: &Path) -> &Path {
 /// Those of openat2(2); `EBUSY` when the tree kept changing under the lookup.
 pub fn open_in(root: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: u32) -> io::Result<OwnedFd> {
     open_resolving(root, path, flags, mode, ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
+}
+
+/// Whether `name` in `dir`, or with an empty name `dir` itself, is the root of what is mounted there. A symlink is not followed.
+///
+/// # Errors
+/// Those of statx(2); `ENOSYS` on a kernel before 5.8, which does not tell.
+pub(crate) fn is_mount_root(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<bool> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH | AtFlags::NO_AUTOMOUNT;
+    let found = rustix::fs::statx(dir, name, flags, StatxFlags::TYPE)?;
+    if !found.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT) {
+        return Err(Errno::NOSYS.into());
+    }
+    Ok(found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 fn open_resolving(

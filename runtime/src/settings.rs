@@ -11,7 +11,8 @@ pub mod network;
 use serde::{Deserialize, Serialize};
 
 pub use limits::{LEAST_MEMORY, LEAST_MILLI_CPUS, LimitError, Limits};
-pub use mounts::Mount;
+pub(crate) use mounts::reserved;
+pub use mounts::{MAX_MOUNTS, Mount, MountError, MountSource, check_mounts, check_volume_name};
 pub use network::{Network, NetworkError, NetworkMode};
 
 /// What a vessel's commands may use of the host. The default is what a vessel gets that asks for nothing.

@@ -3,6 +3,7 @@
 //! [`protocol`] is what is said, [`wire`] how, [`client`] the one end, `server` the other.
 #![forbid(unsafe_code)]
 
+mod attach;
 pub mod client;
 mod commands;
 mod container_init;

@@ -38,35 +38,62 @@ pub(crate) fn close_from(first: u32) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Makes the mount whose root is `mount` is read-only or writable (mount_setattr(2)).
-///
-/// # Errors
-/// `EBUSY` when it is to become read-only while something is open for writing on it.
-pub(crate) fn set_mount_read_only(mount: impl AsFd, read_only: bool) -> io::Result<()> {
-    /// `struct mount_attr` of linux/mount.h.
-    #[repr(C)]
-    struct MountAttr {
-        set: u64,
-        clear: u64,
-        propagation: u64,
-        userns_fd: u64,
-    }
-    const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
-    let (set, clear) = if read_only { (RDONLY, 0) } else { (0, RDONLY) };
-    let attr = MountAttr { set, clear, propagation: 0, userns_fd: 0 };
+/// `struct mount_attr` of linux/mount.h.
+#[repr(C)]
+struct MountAttr {
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    userns_fd: u64,
+}
+
+fn mount_setattr(mount: BorrowedFd<'_>, flags: libc::c_int, attr: &MountAttr) -> io::Result<()> {
     // JUSTIFICATION: neither rustix nor nix wraps mount_setattr.
     // SAFETY: the path is a NUL-terminated constant, `attr` outlives the call and its size is passed with it.
     let result = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
-            mount.as_fd().as_raw_fd(),
+            mount.as_raw_fd(),
             c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
-            &raw const attr,
+            libc::AT_EMPTY_PATH | flags,
+            &raw const *attr,
             size_of::<MountAttr>(),
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Makes the mount whose root is `mount` is read-only or writable (mount_setattr(2)).
+///
+/// # Errors
+/// `EBUSY` when it is to become read-only while something is open for writing on it.
+pub(crate) fn set_mount_read_only(mount: impl AsFd, read_only: bool) -> io::Result<()> {
+    const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
+    let (set, clear) = if read_only { (RDONLY, 0) } else { (0, RDONLY) };
+    mount_setattr(mount.as_fd(), 0, &MountAttr { set, clear, propagation: 0, userns_fd: 0 })
+}
+
+/// Sets what holds for everything of the host in a vessel, on the mount whose root is `mount` and all below it: set-id bits and
+/// devices do not work, what is mounted elsewhere later does not show, and if so nothing can be written. With `ids`, a user
+/// namespace, ids on disk are what they are inside (mount_setattr(2), "ID-mapped mounts").
+///
+/// # Errors
+/// Those of mount_setattr(2); `EINVAL` or `EPERM` for `ids` on a file system that cannot do it.
+pub(crate) fn confine_mount(
+    mount: impl AsFd,
+    read_only: bool,
+    ids: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
+    let mut set = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
+    if read_only {
+        set |= libc::MOUNT_ATTR_RDONLY;
+    }
+    if ids.is_some() {
+        set |= libc::MOUNT_ATTR_IDMAP;
+    }
+    let userns_fd = ids.map_or(0, |fd| u64::from(fd.as_raw_fd().unsigned_abs()));
+    let attr = MountAttr { set, clear: 0, propagation: libc::MS_PRIVATE, userns_fd };
+    mount_setattr(mount.as_fd(), libc::AT_RECURSIVE, &attr)
 }
 
 /// Forks; the child runs `child` and exits with what it returns.

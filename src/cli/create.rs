@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub(super) mod limits;
+pub(super) mod mounts;
 pub(super) mod network;
 
 use std::time::Duration;
@@ -36,6 +37,8 @@ pub(super) struct Flags {
     limits: limits::VesselLimits,
     #[command(flatten)]
     network: network::NetworkFlags,
+    #[command(flatten)]
+    mounts: mounts::MountFlags,
 }
 
 impl Flags {
@@ -48,6 +51,7 @@ impl Flags {
             options = options.id(id);
         }
         options.settings.network = self.network.into();
+        options.settings.mounts = self.mounts.into();
         self.labels.into_iter().fold(options, |options, (key, value)| options.label(key, value))
     }
 }
@@ -61,6 +65,7 @@ Examples:
   vesselrt create debian:12 --cpus 1.5 --memory 512m --pids 256 --disk 2g --timeout 10m
   vesselrt create debian:12 --allow deb.debian.org --allow '*.npmjs.org:443'
   vesselrt create debian:12 --network isolated --publish 8080:80
+  vesselrt create debian:12 -v ./src:/src -v cache:/root/.cache --mount type=tmpfs,dst=/tmp,size=64m
 
 A limit that this host cannot enforce is refused, unless --best-effort is given: see `vesselrt doctor`.")]
 pub(super) struct Create {
@@ -171,6 +176,7 @@ pub(super) async fn inspect(args: &Inspect, context: &Context) -> Outcome {
         let shown = update::to_json(&limits);
         (value["limits"], value["enforcement"]) = (shown["limits"].clone(), shown["enforcement"].clone());
         value["network"] = network::to_json(&settings.network);
+        value["mounts"] = mounts::to_json(&settings.mounts);
         return context.print_json(&value);
     }
     let now = OffsetDateTime::now_utc();
@@ -187,6 +193,7 @@ pub(super) async fn inspect(args: &Inspect, context: &Context) -> Outcome {
     table.row(["updated", &ago(manifest.update_time, now)]);
     update::rows(&limits, &mut table);
     network::rows(&settings.network).into_iter().for_each(|row| table.row(row));
+    mounts::rows(&settings.mounts).into_iter().for_each(|row| table.row(row));
     for (key, value) in &manifest.labels {
         table.row(["label", &printable(format!("{key}={value}").as_bytes())]);
     }

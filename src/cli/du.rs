@@ -69,6 +69,10 @@ fn of_total(total: &UsageTotal) -> String {
     let text = format!(
         "together: {writable} writable, {layers} in snapshots, {archives} in archives, {images} of images\n"
     );
+    let text = match total.volumes {
+        0 => text,
+        bytes => format!("{text}volumes: {}\n", size(bytes)),
+    };
     match total.unreferenced {
         0 => text,
         bytes => format!("{text}nobody's: {}, which `vesselrt gc` removes\n", size(bytes)),
@@ -103,6 +107,7 @@ fn to_json(usage: &DiskUsage) -> Value {
             "layers": total.layers,
             "archives": total.archives,
             "images": total.images,
+            "volumes": total.volumes,
             "unreferenced": total.unreferenced,
         },
     })

@@ -125,7 +125,12 @@ impl Flags {
         if self.terminal {
             terminal::check()?;
         }
-        self.prepare_apart()
+        let joined = self.terminal;
+        let mut prepared = self.prepare_apart()?;
+        if joined && !prepared.variables.iter().any(|(key, _)| key == "TERM") {
+            prepared.variables.extend(terminal::kind().map(|kind| ("TERM".into(), kind)));
+        }
+        Ok(prepared)
     }
 
     /// [`Self::prepare`] for a command that is not joined with our terminal.

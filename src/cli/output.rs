@@ -130,6 +130,13 @@ impl Context {
         }
     }
 
+    /// Tells something in the middle of what somebody else was writing: on a line of its own.
+    pub(crate) fn interject(&self, text: &str) {
+        if !self.quiet {
+            let _ = writeln!(io::stderr().lock(), "\nvesselrt: {text}");
+        }
+    }
+
     /// Tells something that only a curious user wants to know.
     pub(crate) fn note(&self, text: &str) {
         if self.verbose {

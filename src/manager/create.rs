@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use time::OffsetDateTime;
 use vesselrt_runtime::settings::network::PROXY_VARIABLES;
-use vesselrt_runtime::settings::{Limits, Settings};
+use vesselrt_runtime::settings::{Limits, Mount, Settings};
 use vesselrt_runtime::shim::client::Connection;
 use vesselrt_runtime::shim::protocol::{FaultKind, Request};
 use vesselrt_storage::ImageRecord;
@@ -16,7 +16,7 @@ use vesselrt_storage::manifest::VesselManifest;
 use super::layers::sha256_hex;
 use super::open::{LOCK, STATE, UNFINISHED, shut_down, write_state};
 use super::pull::Progress;
-use super::{ManagerInner, start};
+use super::{ManagerInner, mounts, start};
 use crate::config::PullPolicy;
 use crate::error::{Error, ErrorKind, Result};
 use crate::offload::blocking;
@@ -101,6 +101,13 @@ impl CreateOptions {
         self
     }
 
+    /// Adds something that is mounted besides the layers.
+    #[must_use]
+    pub fn mount(mut self, mount: Mount) -> Self {
+        self.settings.mounts.push(mount);
+        self
+    }
+
     /// Sets what its commands may use of the host.
     #[must_use]
     pub fn settings(mut self, settings: Settings) -> Self {
@@ -127,6 +134,7 @@ pub(super) async fn create(
     }
     options.settings.limits.check()?;
     options.settings.network.check().map_err(|e| Error::invalid(e.to_string()))?;
+    mounts::check(&manager.store, &options.settings)?;
     let (_in_use, record) = manager.obtain_image(&options.image, options.pull, progress).await?;
     let (own, image) = (Arc::clone(manager), record.clone());
     blocking(move || own.unpack_image(&image, &mut |_| {})).await?;

@@ -11,6 +11,7 @@ use vesselrt_runtime::shim::protocol::{Driver, ShimConfig, VERSION};
 
 use super::ManagerInner;
 use super::limits::{self, Entrance};
+use super::mounts;
 use super::network;
 use super::open::{generation_name, write_state};
 use crate::error::{Error, ErrorKind, Result};
@@ -33,6 +34,7 @@ pub(super) fn start(
         None => manager.config.overlay.candidates(),
     };
     renew_work_dir(manager, dir, state)?;
+    let sources = mounts::open(&manager.store, &state.settings)?;
     let published = network::bind(&state.settings.network)?;
     let entrance = limits::begin(manager, id, dir, &state.settings.limits)?;
     let listener = listen(dir)?;
@@ -43,6 +45,7 @@ pub(super) fn start(
         listener: listener.as_fd(),
         lock: lock.as_fd(),
         published: &published,
+        sources: &sources.fds,
         groups: &entrance.fds,
     };
     let stack = manager.store.stack(state);
@@ -80,6 +83,8 @@ fn first(
             hostname: id.to_owned(),
             settings: state.settings.clone(),
             groups: entrance.groups,
+            is_new: state.driver.is_none(),
+            origins: Vec::new(),
         };
         match launcher.shim(&config, dirs).map_err(Error::from) {
             Ok(process) => return Ok((driver, process)),

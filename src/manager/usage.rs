@@ -36,6 +36,8 @@ pub struct UsageTotal {
     pub archives: u64,
     /// Unpacked layers of their images.
     pub images: u64,
+    /// Volumes; 0 unless all vessels were asked for.
+    pub volumes: u64,
     /// Sealed layers that no vessel has, which the garbage collection removes; 0 unless all vessels were asked for.
     pub unreferenced: u64,
 }
@@ -111,6 +113,7 @@ struct Measured {
     images: HashMap<String, u64>,
     /// Image layers by vessel.
     bases: HashMap<String, Vec<String>>,
+    volumes: u64,
 }
 
 /// Directories that layers are in, as the worker gets them.
@@ -157,6 +160,9 @@ impl ManagerInner {
         for batch in vessels.chunks(BATCH) {
             self.measure_vessels(&mut worker, batch, &mut measured.vessels)?;
         }
+        if every_layer {
+            measured.volumes = self.volumes_usage(&mut worker)?;
+        }
         Ok(measured)
     }
 
@@ -194,7 +200,7 @@ impl ManagerInner {
     }
 }
 
-fn sizes_of(
+pub(super) fn sizes_of(
     worker: &mut Worker,
     trees: Vec<(usize, String)>,
     parents: &[BorrowedFd<'_>],
@@ -224,6 +230,7 @@ impl Measured {
                 layers: held,
                 archives: kept_once(archives),
                 images: sum(&self.images),
+                volumes: self.volumes,
                 unreferenced: sum(&self.layers).saturating_sub(held),
             },
         }

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 
 use super::staged::unique;
 use crate::error::{Error, Result};
+use crate::offload;
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 const PRIVATE_FILE: Mode = Mode::RUSR.union(Mode::WUSR);
@@ -182,10 +183,18 @@ impl<'a> Replacement<'a> {
     /// Puts it in the place of the old one.
     pub(crate) fn put(mut self, synced: bool) -> Result<()> {
         let Some(staged) = &self.staged else { return Ok(()) };
+        // A file goes with the last descriptor of it. That takes longer than all the rest where its blocks are discarded.
+        let before = rustix::fs::openat(
+            self.dir,
+            self.name,
+            OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            Mode::empty(),
+        );
         let put = rustix::fs::renameat(self.dir, staged, self.dir, self.name).and_then(|()| {
             self.staged = None;
             if synced { rustix::fs::fsync(self.dir) } else { Ok(()) }
         });
+        offload::drop_later(before);
         put.map_err(|e| Error::io(format!("failed to write {:?} in the store", self.name), e))
     }
 }

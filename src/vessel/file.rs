@@ -105,6 +105,11 @@ impl OpenOptions {
         self
     }
 
+    /// What a request says of it: `O_*` flags, and permission bits.
+    pub(super) fn request(self) -> Result<(u32, u32)> {
+        Ok((self.flags()?.bits(), self.mode & 0o7777))
+    }
+
     fn flags(self) -> Result<OFlags> {
         let writes = self.write || self.append;
         if !writes && (self.create || self.exclusive || self.truncate) {
@@ -129,8 +134,13 @@ impl OpenOptions {
 
 pub(super) async fn open(vessel: &Arc<VesselInner>, path: &Path, options: &OpenOptions) -> Result<File> {
     let name = paths::resolve(&vessel.work_dir(), path)?;
-    let flags = options.flags()?.bits();
-    let request = Request::Open { path: paths::bytes(name.clone()), flags, mode: options.mode & 0o7777 };
+    let (flags, mode) = options.request()?;
+    let request = Request::Open { path: paths::bytes(name.clone()), flags, mode };
+    open_by(vessel, name, request).await
+}
+
+/// What `request` opens, called `name`.
+pub(super) async fn open_by(vessel: &Arc<VesselInner>, name: PathBuf, request: Request) -> Result<File> {
     let fd = vessel.request(move |connection| open_fd(connection, &request)).await?;
     let file = regular(fd, &name)?;
     let ids = vessel.manager.store.ids().clone();

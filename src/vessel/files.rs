@@ -176,10 +176,14 @@ pub(super) fn regular(fd: OwnedFd, path: &Path) -> Result<StdFile> {
 }
 
 pub(super) async fn read(vessel: &VesselInner, path: &Path) -> Result<Vec<u8>> {
-    let (inside, path) = (vessel.inside(path)?, path.to_owned());
+    let request = Request::Open { path: vessel.inside(path)?, flags: OFlags::RDONLY.bits(), mode: 0 };
+    read_by(vessel, path.to_owned(), request).await
+}
+
+/// All of what `request` opens, called `path`.
+pub(super) async fn read_by(vessel: &VesselInner, path: PathBuf, request: Request) -> Result<Vec<u8>> {
     let ids = vessel.manager.store.ids().clone();
     let limit = vessel.manager.config.limits.read_file_bytes;
-    let request = Request::Open { path: inside, flags: OFlags::RDONLY.bits(), mode: 0 };
     vessel
         .request(move |connection| {
             let fd = open_fd(connection, &request)?;
@@ -212,7 +216,7 @@ pub(super) async fn write(vessel: &VesselInner, path: &Path, data: &[u8], mode: 
     vessel.request(move |connection| connection.call_done(&request, &[content.as_fd()])).await
 }
 
-fn memory_file(data: &[u8]) -> io::Result<StdFile> {
+pub(super) fn memory_file(data: &[u8]) -> io::Result<StdFile> {
     let mut file = StdFile::from(rustix::fs::memfd_create("vesselrt-write", MemfdFlags::CLOEXEC)?);
     file.write_all(data)?;
     file.rewind()?;
@@ -242,7 +246,11 @@ pub(super) async fn stat(vessel: &VesselInner, path: &Path, follow: bool) -> Res
 }
 
 pub(super) async fn read_dir(vessel: &VesselInner, path: &Path) -> Result<Vec<DirEntry>> {
-    let request = Request::ReadDir { path: vessel.inside(path)? };
+    read_dir_by(vessel, Request::ReadDir { path: vessel.inside(path)? }).await
+}
+
+/// The entries that `request` lists.
+pub(super) async fn read_dir_by(vessel: &VesselInner, request: Request) -> Result<Vec<DirEntry>> {
     let entries = vessel
         .request(move |connection| match connection.call(&request, &[])?.0 {
             Reply::Entries(entries) => Ok(entries),

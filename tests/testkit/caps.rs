@@ -47,8 +47,12 @@ pub(crate) enum Cap {
     Pasta,
     /// slirp4netns, and a device for it.
     Slirp,
-    /// A Debian root file system with curl, Python and Node.js, or mmdebstrap to make one.
+    /// A Debian root file system with curl, Python, Node.js, vim, top and less, or mmdebstrap to make one.
     NetworkDebian,
+    /// tmux.
+    Tmux,
+    /// A root file system with Python, IPython and matplotlib, made by `fixtures/languages.sh`.
+    Languages,
 }
 
 /// Whether the machine has all of it. Says what is missing, and panics about it where nothing may be missing.
@@ -99,7 +103,9 @@ impl Cap {
             Self::VirtualMachines => super::machine::can_boot(),
             Self::Pasta => which("pasta").is_some() && tun(),
             Self::Slirp => which("slirp4netns").is_some() && tun(),
+            Self::Languages => super::image::languages_tar().is_some(),
             Self::NetworkDebian => super::image::network_debian_tar().is_some(),
+            Self::Tmux => which("tmux").is_some(),
         }
     }
 }

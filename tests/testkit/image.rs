@@ -206,14 +206,23 @@ pub(crate) fn debian_tar() -> Option<PathBuf> {
     .clone()
 }
 
-/// [`debian_tar`] with curl, Python and Node.js.
+/// [`debian_tar`] with curl, Python, Node.js, vim, top and less.
 pub(crate) fn network_debian_tar() -> Option<PathBuf> {
     static TAR: OnceLock<Option<PathBuf>> = OnceLock::new();
     TAR.get_or_init(|| match std::env::var_os("VESSELRT_TEST_DEBIAN_NET") {
         Some(path) => Some(path.into()).filter(|path: &PathBuf| path.is_file()),
-        None => make_debian("debian-net", "--include=curl,python3,nodejs,ca-certificates"),
+        None => {
+            make_debian("debian-net2", "--include=curl,python3,nodejs,ca-certificates,vim-tiny,procps,less")
+        }
     })
     .clone()
+}
+
+/// Python with IPython and matplotlib, and other languages, as `fixtures/languages.sh` makes it: only by the environment.
+pub(crate) fn languages_tar() -> Option<PathBuf> {
+    let named = std::env::var_os("VESSELRT_TEST_LANGUAGES").map(PathBuf::from);
+    let made = named.unwrap_or_else(|| PathBuf::from("/tmp/vesselrt-test-languages.tar"));
+    fs::File::open(&made).is_ok().then_some(made)
 }
 
 /// With `flag` for mmdebstrap, unless it is empty.

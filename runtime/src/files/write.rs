@@ -16,7 +16,7 @@ use super::fault::{Outcome, Problem};
 use super::remove::c_name;
 use super::rename::temporary_name;
 use super::{MAX_PATH, file_type, wants_directory};
-use crate::root::{Parent, Root};
+use crate::root::{Parent, Root, is_mount_root};
 
 /// Symlinks followed at the end of a path, as the kernel has it (path_resolution(7)).
 const MAX_LINKS: u32 = 40;
@@ -27,9 +27,16 @@ pub(super) fn write_file(root: &Root, path: &Path, mode: u32, data: impl Read) -
     match &stat {
         Some(stat) if file_type(stat) == FileType::Directory => Err(Errno::ISDIR.into()),
         Some(stat) if file_type(stat) != FileType::RegularFile => Err(Problem::refused("not a regular file")),
-        Some(stat) if stat.st_nlink > 1 => write_in_place(parent.dir.as_fd(), &name, data),
+        Some(stat) if stat.st_nlink > 1 || is_mounted(parent.dir.as_fd(), &name) => {
+            write_in_place(parent.dir.as_fd(), &name, data)
+        }
         _ => replace(parent.dir.as_fd(), &name, stat.as_ref(), mode, data),
     }
+}
+
+/// Something is mounted on the file: another one cannot take its place.
+fn is_mounted(dir: BorrowedFd<'_>, name: &CStr) -> bool {
+    is_mount_root(dir, name).unwrap_or(false)
 }
 
 /// Follows symlinks at the end of the path: the directory and name of the file, and the file if there is one.

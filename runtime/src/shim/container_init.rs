@@ -97,6 +97,8 @@ pub(super) struct Facts {
     pub(super) tty_gid_mapped: bool,
     /// Where the generated files of `/etc` are bound.
     pub(super) etc_files: Vec<PathBuf>,
+    /// Where else something is mounted.
+    pub(super) mounts: Vec<PathBuf>,
     pub(super) seccomp: &'static BpfProgram,
 }
 

@@ -21,6 +21,19 @@ impl Fault {
         self
     }
 
+    /// With a message of a few kilobytes at most: without the middle of one that has a long path in it.
+    #[must_use]
+    pub(crate) fn short(mut self) -> Self {
+        const BEGIN: usize = 4096;
+        const END: usize = 512;
+        let bytes = self.message.as_bytes();
+        if bytes.len() > BEGIN + END {
+            let text = |part| String::from_utf8_lossy(part);
+            self.message = format!("{}…{}", text(&bytes[..BEGIN]), text(&bytes[bytes.len() - END..]));
+        }
+        self
+    }
+
     /// `doing` failed with an error of the operating system, which decides the kind.
     #[must_use]
     pub fn io(doing: impl Display, error: &io::Error) -> Self {

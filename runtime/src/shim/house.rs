@@ -3,6 +3,7 @@
 //! ```text
 //! /merged          the overlay of the vessel
 //! /scratch         where such an overlay of a command that leaves nothing behind is mounted for a moment, on older kernels
+//! /mounts/N        what else is mounted in the vessel, where no guest sees it
 //! /files           generated resolv.conf, hosts, hostname
 //! /skeleton        the lowest layer of the vessel: /dev /proc /sys, and /etc with the generated files
 //! /bundle /state   what libcontainer wants to see
@@ -30,12 +31,15 @@ use rustix::mount::{
     UnmountFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 
+use super::attach::Attachments;
 use super::mounted::Dirs;
 
 /// Where the vessel is mounted.
 pub(super) const MERGED: &str = "/merged";
 /// Where throw-away overlays are mounted for a moment on kernels that cannot mount them nowhere.
 pub(super) const SCRATCH: &str = "/scratch";
+/// What else is mounted in the vessel.
+pub(super) const MOUNTS: &str = "/mounts";
 /// Generated files that are bound into containers.
 pub(super) const FILES: &str = "/files";
 /// Lies below every other layer: what containers need to mount on is there even where an image lacks it, and never
@@ -48,8 +52,9 @@ pub(super) const STATE: &str = "/state";
 
 /// Where the directories of the store are.
 pub(super) const STORE: [&str; 3] = ["store/image", "store/sealed", "store/vessel"];
-const DIRS: [&str; 17] = [
+const DIRS: [&str; 18] = [
     "merged",
+    "mounts",
     "scratch",
     "files",
     "bundle",
@@ -163,7 +168,8 @@ impl Site {
         }
         let [image_layers, sealed_layers, vessel] = <[OwnedFd; 3]>::try_from(opened)
             .map_err(|_| at("attach the store")(io::ErrorKind::InvalidInput.into()))?;
-        Ok(Dirs { image_layers, sealed_layers, vessel, skeleton: self.open(SKELETON)? })
+        let attachments = Attachments::default();
+        Ok(Dirs { image_layers, sealed_layers, vessel, skeleton: self.open(SKELETON)?, attachments })
     }
 
     fn open(&self, name: &str) -> Result<OwnedFd, HouseError> {

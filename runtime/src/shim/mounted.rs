@@ -8,6 +8,7 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::UnmountFlags;
 
+use super::attach::{Attached, Attachments};
 use super::house;
 use super::protocol::{Driver, Fault, FaultKind, MountSpec};
 use crate::overlay::{self, FuseMount, Layers};
@@ -22,6 +23,8 @@ pub(super) struct Dirs {
     pub(super) vessel: OwnedFd,
     /// The lowest layer of every vessel.
     pub(super) skeleton: OwnedFd,
+    /// What is mounted besides the layers.
+    pub(super) attachments: Attachments,
 }
 
 /// An overlay in place.
@@ -32,6 +35,8 @@ pub(super) struct Mounted {
     pub(super) root: Root,
     /// The writable layer's tree.
     pub(super) upper: OwnedFd,
+    /// What is mounted on the merged tree.
+    pub(super) attached: Attached,
     _fuse: Option<FuseMount>,
 }
 
@@ -49,7 +54,18 @@ impl Mounted {
             Driver::Fuse => Some(mount_fuse(&layers, target)?),
         };
         let root = Root::open_path(target).map_err(|e| Fault::io("open the merged root", &e))?;
-        Ok(Self { spec, root, upper, _fuse: fuse })
+        let attached = dirs.attachments.attach(&root);
+        Ok(Self { spec, root, upper, attached, _fuse: fuse })
+    }
+
+    /// Attaches anew what is not where it is to be, because a command has moved what it was on; true when it was so.
+    pub(super) fn attach_again(&mut self, dirs: &Dirs) -> Result<bool, Fault> {
+        if dirs.attachments.are_there(&self.root, &self.attached) {
+            return Ok(false);
+        }
+        std::mem::take(&mut self.attached).detach();
+        self.attached = dirs.attachments.attach(&self.root);
+        self.attached.fault().map_or(Ok(true), |fault| Err(fault.clone()))
     }
 
     /// Makes the mount read-only, or writable again. `EBUSY`: something is open for writing.

@@ -79,6 +79,12 @@ impl OuterInit {
         for place in house::STORE {
             let _ = rustix::mount::unmount(format!("/{place}"), UnmountFlags::DETACH);
         }
+        for number in 0..crate::settings::MAX_MOUNTS {
+            let place = format!("{}/{number}", house::MOUNTS);
+            if rustix::mount::unmount(place, UnmountFlags::DETACH).is_err() {
+                break; // That was the last one.
+            }
+        }
         while !matches!(waitpid(None, Some(WaitPidFlag::__WALL)), Err(Errno::ECHILD)) {}
         Ok(())
     }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::settings::{Limits, Settings};
 
 /// Version of the protocol; a client refuses a shim of another one.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 /// Which program stacks the layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,8 +40,8 @@ pub struct MountSpec {
 
 /// The first frame a shim reads, on its standard input.
 ///
-/// Descriptors with it, in order: `images/layers`, `layers`, the vessel's directory, the listening socket, the lock, the sockets of
-/// published ports; then those of its control group as with [`Request::Limit`].
+/// Descriptors with it, in order: `images/layers`, `layers`, the vessel's directory, the listening socket, the lock, one for each
+/// [`Origin`] that has one, the sockets of published ports; then those of its control group as with [`Request::Limit`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ShimConfig {
     /// Must be [`VERSION`].
@@ -54,6 +54,21 @@ pub struct ShimConfig {
     pub settings: Settings,
     /// How many `cgroup.procs` come with it.
     pub groups: u32,
+    /// It was never started before: what cannot be mounted is told now. Later, commands are refused until it can be.
+    pub is_new: bool,
+    /// Where the shim finds what its settings mount, in that order; the launcher writes it.
+    pub origins: Vec<Origin>,
+}
+
+/// Where a shim finds something that is to be mounted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Origin {
+    /// It makes it.
+    InMemory,
+    /// It has copied it when it began; the descriptor says what it must be.
+    There,
+    /// The descriptor is the copy.
+    Copied,
 }
 
 /// What a command gets besides the limits of its vessel.
@@ -254,6 +269,27 @@ pub enum Request {
         /// How much later, in milliseconds.
         grace_ms: u64,
     },
+    /// Does a request about one file or directory as a user of the vessel, in a directory that it does not leave
+    /// ([`crate::files::Bounds`]). Reply: that of the request, or a [`FaultKind::Outside`] fault.
+    Within {
+        /// User id inside.
+        uid: u32,
+        /// Group id inside.
+        gid: u32,
+        /// The directory.
+        base: Vec<u8>,
+        /// What is to be done.
+        request: Box<Request>,
+    },
+    /// Gives a file or a directory to a user; a symlink at its end is not followed. Reply: [`Reply::Done`].
+    SetOwner {
+        /// Path inside.
+        path: Vec<u8>,
+        /// User id inside.
+        uid: u32,
+        /// Group id inside.
+        gid: u32,
+    },
 }
 
 /// A command that belongs to nobody.
@@ -407,6 +443,8 @@ pub enum FaultKind {
     CommandNotExecutable,
     /// Anything else: an I/O error, a bug.
     Internal,
+    /// A path leads out of the directory of [`Request::Within`].
+    Outside,
 }
 
 /// A failure as it crosses the socket.

@@ -89,6 +89,7 @@ impl Sandbox {
             lock: Rc::new(lock),
             tty_gid_mapped: params.tty_gid_mapped,
             etc_files: points.etc_files.iter().map(|file| file.destination.clone()).collect(),
+            mounts: points.mounts.clone(),
             seccomp: seccomp::default_program()
                 .map_err(|e| Fault::internal("compile the system call filter", &e))?,
         };
@@ -195,10 +196,15 @@ impl Sandbox {
         matches!(rustix::event::poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], Some(&now)), Ok(1))
     }
 
-    /// Kills everything in it, and waits until it and its mounts are gone.
-    pub(super) fn end(mut self, dirs: &Dirs) {
+    /// Kills everything in it. It is gone with its mounts when [`Self::end`] says so.
+    pub(super) fn kill(&self) {
         // ESRCH: it has ended.
         let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
+    }
+
+    /// Kills everything in it, and waits until it and its mounts are gone.
+    pub(super) fn end(mut self, dirs: &Dirs) {
+        self.kill();
         let ended = || rustix::event::poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], None);
         while matches!(ended(), Err(rustix::io::Errno::INTR)) {}
         super::server::reap(self.pid);

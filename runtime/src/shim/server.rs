@@ -377,6 +377,7 @@ impl Server {
     fn resume(&mut self) {
         self.packed = false;
         self.quiesced_by = None;
+        self.end_sandboxes();
         if let Some(mounted) = &self.mounted {
             let _ = mounted.set_read_only(false);
         }

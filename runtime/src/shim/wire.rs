@@ -16,8 +16,8 @@ use serde::de::DeserializeOwned;
 
 /// Longest body of a frame: a listing of a million names fits.
 const MAX_BODY: usize = 512 << 20;
-/// Most descriptors of one frame: a shim's own, and a socket for each published port.
-pub const MAX_FDS: usize = 8 + crate::settings::network::MAX_PUBLISHED;
+/// Most descriptors of one frame: a shim's own, and one for each published port and each mount.
+pub const MAX_FDS: usize = 8 + crate::settings::network::MAX_PUBLISHED + crate::settings::MAX_MOUNTS;
 const HEADER: usize = 8;
 
 /// Sends `value` and `fds` as one frame.

@@ -70,6 +70,9 @@ pub struct MountPoints {
     pub etc_files: Vec<EtcFile>,
     /// Generated files that cannot.
     pub skipped: Vec<Skipped>,
+    /// What else is mounted in the tree, and belongs into every container: absolute paths without symlinks. Whoever mounted it
+    /// says so.
+    pub mounts: Vec<PathBuf>,
     /// Empty files and directories that were created, in that order, for [`remove_placeholders`].
     pub created: Vec<PathBuf>,
 }
@@ -225,6 +228,15 @@ fn etc_file(
 
 /// Follows the symlinks of `path` inside the tree: the path without them, or `None` if it leads nowhere.
 fn resolve(root: &Root, path: &Path) -> io::Result<Option<PathBuf>> {
+    follow(root, path, false)
+}
+
+/// [`resolve`] for what is to be made: what is missing is there as it is called.
+pub(crate) fn resolve_missing(root: &Root, path: &Path) -> io::Result<Option<PathBuf>> {
+    follow(root, path, true)
+}
+
+fn follow(root: &Root, path: &Path, may_be_missing: bool) -> io::Result<Option<PathBuf>> {
     let mut resolved = PathBuf::from("/");
     let mut pending = components(path);
     let mut links = 0;
@@ -236,6 +248,10 @@ fn resolve(root: &Root, path: &Path) -> io::Result<Option<PathBuf>> {
         let next = resolved.join(&name);
         let fd = match root.open_without_symlinks(&next, OFlags::PATH | OFlags::NOFOLLOW) {
             Ok(fd) => fd,
+            Err(error) if may_be_missing && Errno::from_io_error(&error) == Some(Errno::NOENT) => {
+                resolved = next;
+                continue;
+            }
             Err(error) if is_nowhere(&error) => return Ok(None),
             Err(error) => return Err(error),
         };

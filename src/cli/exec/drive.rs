@@ -2,14 +2,19 @@
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
+use std::time::Duration;
 
+use tokio::time::Instant;
 use vesselrt::{ExecOptions, ExecResult, Running, Vessel};
 
-use super::interrupts::Interrupts;
+use super::interrupts::{Interrupts, SIGHUP, SIGKILL, SIGTERM};
 use super::streams::Trouble;
 use super::terminal::{self, Raw, Resizes};
 use super::{Prepared, streams};
 use crate::cli::{Context, Failure, Outcome};
+
+/// What a command with a terminal has to end in when we are told to: that of `stop`.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// How it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,7 +77,7 @@ pub(crate) async fn drive(
         signal = interrupts.next() => return Ok(Ended::Interrupted(signal)),
     };
     let _raw = terminal.then(Raw::enter).transpose()?;
-    let ended = attend(&mut running, interrupts, &mut resizes).await;
+    let ended = attend(&mut running, interrupts, &mut resizes, terminal).await;
     match trouble.take() {
         Some(failure) => Err(failure),
         None => ended.map(Ended::Command),
@@ -83,20 +88,43 @@ async fn attend(
     running: &mut Running,
     interrupts: &mut Interrupts,
     resizes: &mut Resizes,
+    terminal: bool,
 ) -> Outcome<ExecResult> {
+    let mut last = Last(None);
     loop {
         tokio::select! {
             ended = running.wait() => return Ok(ended?),
             signal = interrupts.next() => {
+                // An interactive shell ignores SIGTERM, and nobody sees its terminal any more.
+                if terminal && matches!(signal, SIGHUP | SIGTERM) {
+                    last.begin();
+                }
                 if let Some(signal) = interrupts.pass_on(signal) {
                     running.signal(signal)?;
                 }
             }
+            () = last.over() => running.signal(SIGKILL)?,
             () = resizes.next() => {
                 let (rows, columns) = terminal::size();
                 running.resize(rows, columns)?;
             }
         }
+    }
+}
+
+/// The time that a command has left once we were told to end.
+struct Last(Option<Instant>);
+
+impl Last {
+    fn begin(&mut self) {
+        self.0.get_or_insert_with(|| Instant::now() + GRACE);
+    }
+
+    /// Once; a command that is killed needs no more.
+    async fn over(&mut self) {
+        let Some(end) = self.0 else { return std::future::pending().await };
+        tokio::time::sleep_until(end).await;
+        self.0 = None;
     }
 }
 

@@ -7,11 +7,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cli::{Failure, Outcome};
 
-const SIGHUP: i32 = 1;
+pub(super) const SIGHUP: i32 = 1;
 const SIGINT: i32 = 2;
 const SIGQUIT: i32 = 3;
-const SIGKILL: i32 = 9;
-const SIGTERM: i32 = 15;
+pub(super) const SIGKILL: i32 = 9;
+pub(super) const SIGTERM: i32 = 15;
 
 /// SIGHUP, SIGINT, SIGQUIT and SIGTERM, caught from the moment this is made: none of them ends this process any more.
 #[derive(Debug)]

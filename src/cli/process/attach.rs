@@ -58,12 +58,12 @@ pub(crate) async fn attach(args: &Attach, context: &Context) -> Outcome<ExitCode
     let mut interrupts = Interrupts::new()?;
     let start = args.offset.map_or(LogStart::Now, LogStart::Offset);
     let mut events = process.events(LogOptions::new().start(start).follow(true)).await?;
-    let joined = info.input && info.end.is_none() && !args.no_stdin;
-    let input = if joined { open(&process).await? } else { None };
+    let wanted = info.input && info.end.is_none() && !args.no_stdin;
+    let input = if wanted { open(&process).await? } else { None };
     let raw = input.as_ref().is_some_and(ProcessInput::is_terminal) && io::stdin().is_terminal();
     let mut resizes = Resizes::new(raw)?;
     let size = Size::of(if raw { Some(&process) } else { None }).await?;
-    let _raw = raw.then(Raw::enter).transpose()?;
+    let joined = raw.then(Raw::enter).transpose()?;
     let mut feeding = input.map(|input| Feeding::new(input, raw, args.eof.then(|| process.clone())));
     let left = loop {
         tokio::select! {
@@ -77,9 +77,13 @@ pub(crate) async fn attach(args: &Attach, context: &Context) -> Outcome<ExitCode
             () = resizes.next() => size.pass_on()?,
         }
     };
+    drop(joined);
     match left {
         Left::Ended(code) => code.ok_or_else(|| lost(&args.process)),
-        Left::Keys => Ok(ExitCode::SUCCESS),
+        Left::Keys => {
+            context.interject(&format!("left {}, which goes on", args.process));
+            Ok(ExitCode::SUCCESS)
+        }
         Left::Signal(signal) => Ok(ExitCode::from(u8::try_from(128 + signal).unwrap_or(u8::MAX))),
     }
 }

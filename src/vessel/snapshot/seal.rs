@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use time::OffsetDateTime;
 use vesselrt_runtime::shim::client::{CallError, Connection};
-use vesselrt_runtime::shim::protocol::Request;
+use vesselrt_runtime::shim::protocol::{Reply, Request};
 use vesselrt_storage::manifest::{SnapshotManifest, SnapshotMode};
 
 use super::{Still, VesselInner, drop_work_dir_later, running, save_state, still_or_running, turn};
@@ -100,17 +100,19 @@ async fn announce(
     Err(error)
 }
 
-/// Everything is synced at once, and then the new state takes its place: the cost is what is not on disk yet.
+/// Everything is synced at once, and then the new state takes its place: the cost is what is not on disk yet. The shim takes
+/// the mount away meanwhile. The kernel syncs then, too, but does not say how it went.
 fn write_synced(dir: BorrowedFd<'_>, state: &VesselState, connection: &mut Connection) -> Result<()> {
     let replacement = Replacement::write(dir, STATE, &state.to_json(), false)?;
-    // The kernel syncs when it unmounts, but does not say how it went. fuse-overlayfs cannot be unmounted here.
-    match connection.call_done(&Request::Detach, &[]) {
-        Ok(()) | Err(CallError::Fault(_)) => {}
+    connection.send(&Request::Detach, &[])?;
+    let synced = if state.volatile { Ok(()) } else { dirs::sync_all(dir) };
+    match connection.receive() {
+        // fuse-overlayfs cannot be unmounted here.
+        Ok((Reply::Done, _)) | Err(CallError::Fault(_)) => {}
+        Ok(_) => return Err(CallError::Unexpected("not done").into()),
         Err(error) => return Err(error.into()),
     }
-    if !state.volatile {
-        dirs::sync_all(dir)?;
-    }
+    synced?;
     replacement.put(!state.volatile)
 }
 

@@ -46,7 +46,8 @@ pub(super) fn serve(shim: &UnixStream, seccomp: &BpfProgram) -> io::Result<()> {
     let groups = confine::groups(&start.confinement, &mut streams);
     let fault = match become_command(shim, &start, &streams, &groups) {
         Ok(never) => match never {},
-        Err(fault) => fault,
+        // The shim reads it when this process has ended: it must fit into the buffer of a socket.
+        Err(fault) => fault.short(),
     };
     wire::send(shim, &FromCommand::NotStarted(fault), &[])
 }
@@ -212,6 +213,13 @@ fn explain(start: &Start, step: Step, error: &io::Error) -> Fault {
         Step::Execute => {
             let kind = match error.kind() {
                 io::ErrorKind::NotFound => FaultKind::CommandNotFound,
+                io::ErrorKind::ArgumentListTooLong => {
+                    let fault = Fault {
+                        kind: FaultKind::InvalidArgument,
+                        ..Fault::io(format!("execute {program:?}"), error)
+                    };
+                    return fault.with_remedy("pass what is long by standard input or in a file: arguments and variables may have 128 KiB each");
+                }
                 _ => FaultKind::CommandNotExecutable,
             };
             return Fault { kind, ..Fault::io(format!("execute {program:?}"), error) };

@@ -2,14 +2,15 @@
 //!
 //! Done in a mount namespace that is a copy of the sandbox's. Destinations are directories of the guest's tree, which the shim has
 //! looked at; wherever they lead, it is inside of that tree, as nothing else is in this mount namespace. What is hidden in
-//! `/proc` is found under the descriptor of that mount, by names of the kernel.
+//! `/proc` is found under the descriptor of that mount, by names of the kernel. What else is mounted is taken along only from where
+//! it is a mount still.
 #![forbid(unsafe_code)]
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
@@ -73,6 +74,8 @@ fn change_root(root: &OwnedFd, facts: &Facts) -> Result<(), Unfurnished> {
     let sys = clone_tree(CWD, "/sys", true).map_err(at("clone /sys"))?;
     let files = facts.etc_files.iter().map(|path| clone_tree(CWD, path, false));
     let files = files.collect::<Result<Vec<_>, _>>().map_err(at("clone the generated files"))?;
+    let mounts = facts.mounts.iter().map(|place| clone_mounted(place)).collect::<Result<Vec<_>, _>>();
+    let mounts = mounts.map_err(at("clone what is mounted in the vessel"))?;
     // Any directory does, for a moment.
     attach(root, CWD, "/dev").map_err(at(failed))?;
     rustix::process::fchdir(root).map_err(at(failed))?;
@@ -81,10 +84,36 @@ fn change_root(root: &OwnedFd, facts: &Facts) -> Result<(), Unfurnished> {
     unmount(".", UnmountFlags::DETACH).map_err(at(failed))?;
     rustix::process::chdir("/").map_err(at(failed))?;
     attach(&sys, CWD, "/sys").map_err(at("mount /sys for the command"))?;
+    for (mount, place) in mounts.iter().zip(&facts.mounts) {
+        let by_descriptor = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+        open_plain(place)
+            .and_then(|target| Ok(move_mount(mount, "", &target, "", by_descriptor)?))
+            .map_err(at("mount what is mounted in the vessel for the command"))?;
+    }
     for (file, path) in files.iter().zip(&facts.etc_files) {
         attach(file, CWD, path).map_err(at("mount the generated files for the command"))?;
     }
     Ok(())
+}
+
+/// Opens a path that has no symlinks.
+fn open_plain(path: &Path) -> io::Result<OwnedFd> {
+    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    Ok(openat2(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)?)
+}
+
+/// A copy of what is mounted at `place`. A command may have moved it since: what is there instead is a part of the vessel, and
+/// would be written to.
+fn clone_mounted(place: &Path) -> io::Result<OwnedFd> {
+    let found = open_plain(place)?;
+    if !crate::root::is_mount_root(found.as_fd(), c"")? {
+        return Err(Errno::NOENT.into());
+    }
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    Ok(open_tree(&found, "", flags)?)
 }
 
 /// As the OCI runtimes have it: runtime-spec config-linux.md, "Default Devices" and "Dev symbolic links".

@@ -7,7 +7,7 @@ use std::path::Path;
 use rustix::fs::OFlags;
 
 use super::{Server, State, house, not_mounted};
-use crate::files;
+use crate::files::{self, Bounds};
 use crate::root::Root;
 use crate::shim::jobs::{Job, Task};
 use crate::shim::mounted::Mounted;
@@ -110,8 +110,17 @@ impl Server {
                 if !reads_only(&file) {
                     self.running.written_from_outside();
                 }
+                self.attach_missing();
                 on_files(&self.mounted()?.root, file, fds)
             }
+        }
+    }
+
+    /// What could not be mounted may be now. If it still cannot, files are what is done about it with.
+    fn attach_missing(&mut self) {
+        let incomplete = |mounted: &&mut Mounted| mounted.attached.fault().is_some();
+        if let Some(mounted) = self.mounted.as_mut().filter(incomplete) {
+            let _ = mounted.attach_again(&self.dirs);
         }
     }
 
@@ -207,6 +216,8 @@ impl Server {
         self.remove_placeholders();
         self.mounted()?.set_read_only(true)?;
         self.quiesced_by = Some(id);
+        // They have the layers mounted that are exchanged next.
+        self.kill_sandboxes();
         done()
     }
 
@@ -288,8 +299,45 @@ fn reads_only(request: &Request) -> bool {
             let flags = OFlags::from_bits_retain(*flags);
             !flags.intersects(OFlags::WRONLY | OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC)
         }
+        Request::Within { request, .. } => reads_only(request),
         _ => false,
     }
+}
+
+/// A request about one file or directory, done as a user in a directory that it stays in.
+fn within(root: &Root, bounds: &Bounds<'_>, request: Request, fds: Vec<OwnedFd>) -> Handled {
+    let (path, follow) = match &request {
+        Request::Open { path, .. } | Request::WriteFile { path, .. } | Request::ReadDir { path } => {
+            (path, true)
+        }
+        Request::Stat { path, follow } => (path, *follow),
+        // What is there may be a symlink to a directory.
+        Request::MakeDir { path, parents, .. } => (path, *parents),
+        Request::Remove { path, .. } => (path, false),
+        Request::Rename { from, to } => {
+            let (from, to) = (from.clone(), to.clone());
+            return bounds.work(root, &from, false, |_, from| {
+                // Both are below the same directory.
+                bounds.work(root, &to, false, |root, to| {
+                    on_files(root, Request::Rename { from: from.to_vec(), to: to.to_vec() }, fds)
+                })
+            });
+        }
+        _ => return Err(Fault::new(FaultKind::InvalidArgument, "not a request about files")),
+    };
+    let path = path.clone();
+    bounds.work(root, &path, follow, |root, inside| {
+        let path = inside.to_vec();
+        let request = match request {
+            Request::Open { flags, mode, .. } => Request::Open { path, flags, mode },
+            Request::WriteFile { mode, .. } => Request::WriteFile { path, mode },
+            Request::Stat { follow, .. } => Request::Stat { path, follow },
+            Request::MakeDir { mode, parents, .. } => Request::MakeDir { path, mode, parents },
+            Request::Remove { recursive, .. } => Request::Remove { path, recursive },
+            _ => Request::ReadDir { path },
+        };
+        on_files(root, request, fds)
+    })
 }
 
 /// Requests about one file or directory.
@@ -319,6 +367,13 @@ fn on_files(root: &Root, request: Request, mut fds: Vec<OwnedFd>) -> Handled {
         Request::Rename { from, to } => {
             files::rename(root, &from, &to)?;
             Reply::Done
+        }
+        Request::SetOwner { path: name, uid, gid } => {
+            files::set_owner(root, &name, uid, gid)?;
+            Reply::Done
+        }
+        Request::Within { uid, gid, base, request } => {
+            return within(root, &Bounds { uid, gid, base: &base }, *request, fds);
         }
         _ => return Err(Fault::new(FaultKind::InvalidArgument, "not a request about files")),
     };

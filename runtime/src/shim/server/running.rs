@@ -10,7 +10,7 @@ use super::requests::{Handled, Outcome};
 use super::{Server, State, not_mounted, wire};
 use crate::shim::commands::{self, Command};
 use crate::shim::container_init::{FromCommand, FromInit, Start};
-use crate::shim::mounted::Scratch;
+use crate::shim::mounted::{Mounted, Scratch};
 use crate::shim::protocol::{ExecRequest, ExitStatus, Fault, FaultKind, Reply};
 use crate::shim::sandbox::Sandbox;
 use crate::spec::{self, MountPointError, MountPoints};
@@ -43,6 +43,8 @@ pub(super) struct Running {
     sandbox: Option<Sandbox>,
     /// Those of which the use is over, while commands run in them.
     retired: Vec<Sandbox>,
+    /// Those that were killed and are waited for later.
+    dying: Vec<Sandbox>,
     /// Throw-away layers of commands that have ended, until their mounts are gone.
     leaving: Vec<(u64, OwnedFd, Scratch)>,
     users: commands::Users,
@@ -65,6 +67,7 @@ impl Default for Running {
         Self {
             sandbox: None,
             retired: Vec::new(),
+            dying: Vec::new(),
             leaving: Vec::new(),
             users: commands::Users::default(),
             touched: true,
@@ -187,6 +190,9 @@ impl Server {
         if self.running.sandbox.is_some() && !self.running.touched {
             return Ok(());
         }
+        if self.mounted.as_mut().ok_or_else(not_mounted)?.attach_again(&self.dirs)? {
+            self.retire_sandbox();
+        }
         let points = self.prepare_mount_points()?;
         let root = &self.mounted.as_ref().ok_or_else(not_mounted)?.root;
         if !self.running.sandbox.as_ref().is_some_and(|sandbox| sandbox.is_current(root, &points)) {
@@ -202,8 +208,13 @@ impl Server {
     }
 
     fn prepare_mount_points(&mut self) -> Result<MountPoints, Fault> {
-        let root = &self.mounted.as_ref().ok_or_else(not_mounted)?.root;
-        let points = spec::prepare_mount_points(root).map_err(|e| mount_point_fault(&e))?;
+        let Mounted { root, attached, .. } = self.mounted.as_ref().ok_or_else(not_mounted)?;
+        let mut points = spec::prepare_mount_points(root).map_err(|e| mount_point_fault(&e))?;
+        points.mounts = attached.outermost();
+        // What the settings mount there is what is meant.
+        points
+            .etc_files
+            .retain(|file| !points.mounts.iter().any(|place| file.destination.starts_with(place)));
         self.placeholders.extend_from_slice(&points.created);
         Ok(points)
     }
@@ -218,10 +229,19 @@ impl Server {
         }
     }
 
+    /// Begins what [`Self::end_sandboxes`] ends: processes and mounts take a while to go, and something else can be done meanwhile.
+    pub(super) fn kill_sandboxes(&mut self) {
+        let running = &mut self.running;
+        let before = running.dying.len();
+        running.dying.extend(running.sandbox.take().into_iter().chain(running.retired.drain(..)));
+        running.dying[before..].iter().for_each(Sandbox::kill);
+    }
+
     /// Takes every process and mount of the container away. No command runs.
     pub(super) fn end_sandboxes(&mut self) {
+        self.kill_sandboxes();
         let running = &mut self.running;
-        for sandbox in running.sandbox.take().into_iter().chain(running.retired.drain(..)) {
+        for sandbox in running.dying.drain(..) {
             sandbox.end(&self.dirs);
         }
         // They were in one of those.

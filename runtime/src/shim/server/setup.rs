@@ -11,27 +11,30 @@ use rustix::process::{Resource, Rlimit};
 
 use super::Server;
 use crate::settings::NetworkMode;
+use crate::shim::attach::Attachments;
 use crate::shim::commands::Ground;
 use crate::shim::gateway::Attaching;
 use crate::shim::house::{self, EtcFiles, HouseError, Site};
 use crate::shim::limits::Limiter;
 use crate::shim::loopback;
 use crate::shim::mounted::{self, Dirs, Mounted};
-use crate::shim::protocol::{Driver, Fault, FaultKind, ShimConfig, VERSION};
+use crate::shim::protocol::{Driver, Fault, FaultKind, Origin, ShimConfig, VERSION};
 use crate::shim::wire;
 use crate::spec;
 
-/// Descriptors before those of the control group.
+/// Descriptors before those of mounts, ports and the control group.
 const STORE_AND_SOCKET: usize = 5;
 
 /// Reads the configuration and builds everything.
 pub(super) fn server(
     socket: &UnixStream,
-    mounts: Vec<OwnedFd>,
+    mut mounts: Vec<OwnedFd>,
     gateway: Option<crate::entry::Gateway>,
 ) -> Result<Server, Fault> {
     let (config, mut fds) = configuration(socket)?;
-    let mut published = fds.split_off(fds.len().min(STORE_AND_SOCKET));
+    let mut sources = fds.split_off(fds.len().min(STORE_AND_SOCKET));
+    let with_descriptor = config.origins.iter().filter(|origin| **origin != Origin::InMemory).count();
+    let mut published = sources.split_off(sources.len().min(with_descriptor));
     let groups = published.split_off(published.len().min(config.settings.network.publish.len()));
     let [image_layers, sealed_layers, vessel, listener, lock] = <[OwnedFd; 5]>::try_from(fds)
         .map_err(|_| Fault::new(FaultKind::InvalidArgument, "a shim needs five descriptors"))?;
@@ -47,10 +50,16 @@ pub(super) fn server(
     drop(published);
     let files = EtcFiles { hosts: network.hosts(), resolv_conf: network.resolv_conf() };
     let site = Site::build(&config.hostname, &files, on_host).map_err(|e| house_fault(&e))?;
-    let dirs =
+    let trees = mounts.split_off(mounts.len().min(house::STORE.len()));
+    let mut dirs =
         site.attach_store(mounts, &[image_layers, sealed_layers, vessel]).map_err(|e| house_fault(&e))?;
+    let place = site.path(house::MOUNTS);
+    dirs.attachments = Attachments::new(&place, &config.settings.mounts, &config.origins, trees, sources)?;
     mounted::sweep(&dirs);
     let mounted = mount(config.mount, &dirs, site)?;
+    if let Some(fault) = mounted.attached.fault().filter(|_| config.is_new) {
+        return Err(fault.clone());
+    }
     let limiter = Limiter::new(config.settings.limits, groups, config.groups)?;
     Ok(Server {
         listener: UnixListener::from(listener),

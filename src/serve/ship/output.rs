@@ -1,0 +1,77 @@
+//! What a command writes, kept up to a limit.
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use tokio::io::AsyncWrite;
+
+/// Bytes that are kept of what one command, or one piece of code, writes to one stream.
+pub const MOST_OUTPUT: usize = 16 << 20;
+
+/// The beginning of what was written.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    bytes: Vec<u8>,
+    lost: u64,
+}
+
+impl Kept {
+    pub(super) fn add(&mut self, data: &[u8]) {
+        let taken = data.len().min(MOST_OUTPUT - self.bytes.len());
+        self.bytes.extend_from_slice(&data[..taken]);
+        self.lost += (data.len() - taken) as u64;
+    }
+
+    /// As text without white space around it; says so when not all of it was kept.
+    pub(super) fn text(&self) -> String {
+        let text = String::from_utf8_lossy(&self.bytes);
+        let text = text.trim();
+        match self.lost {
+            0 => text.to_owned(),
+            lost => format!("{text}\n[output cut: {lost} more bytes]"),
+        }
+    }
+}
+
+/// A stream that keeps the beginning of what is written to it. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Collector(Arc<Mutex<Kept>>);
+
+impl Collector {
+    pub(super) fn text(&self) -> String {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).text()
+    }
+}
+
+impl AsyncWrite for Collector {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).add(data);
+        Poll::Ready(Ok(data.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_beginning_is_kept_and_the_rest_is_counted() {
+        let mut kept = Kept::default();
+        kept.add(b"  hello \n");
+        assert_eq!(kept.text(), "hello");
+        kept.add(&vec![b'x'; MOST_OUTPUT]);
+        assert_eq!(kept.bytes.len(), MOST_OUTPUT);
+        assert!(kept.text().ends_with("x\n[output cut: 9 more bytes]"));
+    }
+}

@@ -1,0 +1,232 @@
+//! Commands of a session.
+#![forbid(unsafe_code)]
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::{ANN, ANNS, BOB, Fleet};
+use crate::testkit::{Cap, Store, need, tests, until};
+
+tests!(
+    a_command_answers_its_code_and_its_output_without_white_space_around,
+    a_command_has_the_environment_of_its_user_and_what_is_added,
+    a_command_runs_where_it_is_told_to_and_nowhere_else,
+    without_a_shell_words_are_words,
+    a_command_that_takes_too_long_is_killed_with_all_that_it_started,
+    endless_output_is_cut,
+    a_background_process_runs_on_and_is_listed,
+    a_session_that_ends_takes_its_commands_along,
+    what_is_missing_or_wrong_is_said,
+);
+
+async fn a_command_answers_its_code_and_its_output_without_white_space_around(store: &Store) {
+    if !need(&[Cap::SubordinateIds]) {
+        return;
+    }
+    let fleet = Fleet::new(store).await;
+    let done = fleet.ann("shell/exec", json!({"command": "echo; echo ' out '; echo err >&2; exit 3"})).await;
+    let all = json!({"success": false, "return_code": 3, "stdout": "out", "stderr": "err", "pid": null, "process_id": null, "error": null});
+    assert_eq!(done, all);
+    let done = fleet.ann("shell/exec", json!({"command": "true", "cwd": null, "env": null, "timeout": 30, "shell": true, "background": false})).await;
+    assert_eq!(
+        (&done["success"], &done["return_code"], &done["error"]),
+        (&json!(true), &json!(0), &json!(null))
+    );
+    let done = fleet.ann("shell/exec", json!({"command": "kill -9 $$"})).await;
+    assert_eq!(done["return_code"], 137);
+    assert_eq!(fleet.sh(ANN, "printf '\\377'").await, "\u{fffd}");
+    fleet.end().await;
+}
+
+async fn a_command_has_the_environment_of_its_user_and_what_is_added(store: &Store) {
+    if !need(&[Cap::SubordinateIds]) {
+        return;
+    }
+    let fleet = Fleet::new(store).await;
+    let shown = fleet.sh(ANN, "echo $HOME $USER $LOGNAME $SHELL").await;
+    assert_eq!(shown, format!("/home/{ANNS} {ANNS} {ANNS} /bin/sh"));
+    let done = fleet.ann("shell/exec", json!({"command": "echo $A$B", "env": {"A": "a b", "B": "$c"}})).await;
+    assert_eq!(done["stdout"], "a b$c");
+    let done = fleet.ann("shell/exec", json!({"command": "true", "env": {"A=": "1"}})).await;
+    assert_eq!(done["return_code"], -1);
+    assert!(done["error"].as_str().unwrap().contains("name of a variable"), "{done}");
+    fleet.end().await;
+}
+
+async fn a_command_runs_where_it_is_told_to_and_nowhere_else(store: &Store) {
+    if !need(&[Cap::SubordinateIds]) {
+        return;
+    }
+    let fleet = Fleet::new(store).await;
+    let workspace = format!("/home/{ANNS}/workspace");
+    fleet.sh(ANN, "mkdir -p \"it's/b\"; ln -s it\\'s/b in; ln -s /srv out; ln -s $PWD/in again").await;
+    for (cwd, place) in
+        [("it's/b", "it's/b"), ("in", "it's/b"), ("again", "it's/b"), ("", ""), (workspace.as_str(), "")]
+    {
+        let done = fleet.ann("shell/exec", json!({"command": "pwd -P", "cwd": cwd})).await;
+        assert_eq!(
+            done["stdout"].as_str().unwrap().trim_end_matches('/'),
+            format!("{workspace}/{place}").trim_end_matches('/'),
+            "{cwd}"
+        );
+    }
+    let message = format!("403: Access denied: path must be within user workspace: {workspace}");
+    for cwd in ["..", "/", "out", "out/sub", "/etc", "../../../etc", "/root"] {
+        for shell in [true, false] {
+            let done = fleet.ann("shell/exec", json!({"command": "pwd", "cwd": cwd, "shell": shell})).await;
+            assert_eq!((&done["return_code"], &done["error"]), (&json!(-1), &json!(message)), "{cwd}");
+        }
+    }
+    let done = fleet.ann("shell/exec", json!({"command": "echo no", "cwd": "none"})).await;
+    assert_eq!((&done["success"], &done["stdout"]), (&json!(false), &json!("")), "{done}");
+    assert!(done["stderr"].as_str().unwrap().contains("none"), "{done}");
+    assert_eq!(
+        fleet.ann("shell/cwd", json!({})).await,
+        json!({"success": true, "cwd": workspace, "exists": true})
+    );
+    fleet.end().await;
+}
+
+async fn without_a_shell_words_are_words(store: &Store) {
+    if !need(&[Cap::SubordinateIds]) {
+        return;
+    }
+    let fleet = Fleet::new(store).await;
+    let run =
+        async |command: &str| fleet.ann("shell/exec", json!({"command": command, "shell": false})).await;
+    assert_eq!(run("echo 'a  b' \"c\" $HOME ; *").await["stdout"], "a  b c $HOME ; *");
+    assert_eq!(run("no-such-program x").await["return_code"], 127);
+    assert_eq!(run("echo 'a").await["error"], "No closing quotation");
+    assert_eq!(run("").await["return_code"], -1);
+    fleet.end().await;
+}
+
+async fn a_command_that_takes_too_long_is_killed_with_all_that_it_started(store: &Store) {
+    if !need(&[Cap::SubordinateIds]) {
+        return;
+    }
+    let fleet = Fleet::new(store).await;
+    let began = Instant::now();
+    let command = "echo begun; (sleep 60; touch late) & setsid sleep 50 & trap '' TERM INT; sleep 40";
+    let done = fleet.ann("shell/exec", json!({"command": command, "timeout": 1})).await;
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    assert_eq!(
+        (&done["success"], &done["return_code"], &done["error"]),
+        (&json!(false), &json!(-1), &json!("Command timed out"))
+    );
+    assert_eq!(done["stdout"], "begun");
+    // Who holds the pipes of a command that has ended does not hold its answer.
+    let began = Instant::now();
+    let done = fleet.ann("shell/exec", json!({"command": "sleep 30 & echo done"})).await;
+    assert_eq!(done["stdout"], "done");
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    fleet.end().await;
+}
+
+async fn endless_output_is_cut(store: &Store) {
+    if !need(&[Cap::SubordinateIds]) {
+        return;
+    }
+    let fleet = Fleet::new(store).await;
+    let done = fleet
+        .ann("shell/exec", json!({"command": "head -c 20000000 /dev/zero | tr '\\0' x; echo end >&2"}))
+        .await;
+    let out = done["stdout"].as_str().unwrap();
+    assert_eq!(done["return_code"], 0);
+    assert!(
+        out.len() > vesselrt::serve::ship::MOST_OUTPUT
+            && out.len() < vesselrt::serve::ship::MOST_OUTPUT + 100
+    );
+    assert!(
+        out.ends_with(&format!(
+            "[output cut: {} more bytes]",
+            20_000_000 - vesselrt::serve::ship::MOST_OUTPUT
+        ))
+    );
+    assert_eq!(done["stderr"], "end");
+    fleet.end().await;
+}
+
+async fn a_background_process_runs_on_and_is_listed(store: &Store) {
+    if !need(&[Cap::SubordinateIds]) {
+        return;
+    }
+    let fleet = Fleet::new(store).await;
+    assert_eq!(fleet.ann("shell/processes", json!({})).await, json!({"processes": []}));
+    let start = async |command: &str| {
+        let done = fleet.ann("shell/exec", json!({"command": command, "background": true})).await;
+        assert_eq!(
+            (&done["success"], &done["return_code"], &done["stdout"]),
+            (&json!(true), &json!(0), &json!(""))
+        );
+        assert!(done["pid"].is_u64(), "{done}");
+        let id = done["process_id"].as_str().unwrap().to_owned();
+        assert!(id.len() == 8 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
+        id
+    };
+    let ids = [start("touch begun; sleep 60").await, start("echo good > good").await, start("exit 4").await];
+    let status = async || {
+        let listed = fleet.ann("shell/processes", json!(null)).await;
+        let listed = listed["processes"].as_array().unwrap().clone();
+        let of = |id: &String| listed.iter().find(|process| process["process_id"] == **id).cloned().unwrap();
+        ids.iter()
+            .map(of)
+            .map(|process| (process["status"].clone(), process["command"].clone()))
+            .collect::<Vec<_>>()
+    };
+    until("two have ended", async || {
+        status().await.iter().filter(|(status, _)| status == "running").count() == 1
+    })
+    .await;
+    let wanted =
+        [("running", "touch begun; sleep 60"), ("completed", "echo good > good"), ("failed", "exit 4")];
+    assert_eq!(status().await, wanted.map(|(status, command)| (json!(status), json!(command))));
+    until("it wrote", async || fleet.sh(ANN, "cat good; ls").await.contains("begun")).await;
+    // Those of others are nobody's business.
+    assert_eq!(fleet.asks(BOB, "shell/processes", json!({}), 200).await, json!({"processes": []}));
+    fleet.ship.end_session(ANN).await;
+    until("it was killed", async || status().await[0].0 == "failed").await;
+    fleet.end().await;
+}
+
+async fn a_session_that_ends_takes_its_commands_along(store: &Store) {
+    if !need(&[Cap::SubordinateIds]) {
+        return;
+    }
+    let fleet = Fleet::new(store).await;
+    fleet.sh(ANN, "true").await;
+    let (done, ()) =
+        tokio::join!(fleet.asks(ANN, "shell/exec", json!({"command": "touch on; sleep 60"}), 400), async {
+            let marker = format!("/home/{ANNS}/workspace/on");
+            until("it runs", async || fleet.vessel().stat(&marker).await.is_ok()).await;
+            fleet.ship.end_session(ANN).await;
+        });
+    assert_eq!(done["detail"], "The session was ended");
+    assert_eq!(fleet.sh(ANN, "ls").await, "on");
+    fleet.end().await;
+}
+
+async fn what_is_missing_or_wrong_is_said(store: &Store) {
+    if !need(&[Cap::SubordinateIds]) {
+        return;
+    }
+    let fleet = Fleet::new(store).await;
+    let missing = fleet.asks(ANN, "shell/exec", json!({}), 422).await;
+    assert_eq!(missing["detail"][0]["loc"], json!(["body", "command"]));
+    assert_eq!(missing["detail"][0]["type"], "missing");
+    for wrong in [
+        json!({"command": 1}),
+        json!({"command": "a", "timeout": "x"}),
+        json!({"command": "a", "env": [1]}),
+        json!([]),
+    ] {
+        fleet.asks(ANN, "shell/exec", wrong, 422).await;
+    }
+    for unknown in ["shell/none", "shell", "", "fs/../shell/exec", "ipython/none", "/", "fs/"] {
+        assert_eq!(fleet.refuses(unknown, json!({}), 404).await, "Not Found", "{unknown}");
+    }
+    let done = fleet.ann("shell/exec", json!({"command": "a\0b"})).await;
+    assert!(done["error"].as_str().unwrap().contains("NUL"), "{done}");
+    fleet.end().await;
+}
