@@ -3,9 +3,9 @@
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use vesselrt_runtime::settings::{Limits, Network, NetworkMode, Settings};
+use vesselrt_runtime::settings::{Limits, Mount, Network, NetworkMode, Settings};
 
 use super::record::{NetworkPolicy, StorageLayout, VmRecord};
 use super::store;
@@ -18,8 +18,10 @@ use crate::vessel::Vessel;
 const LABEL: &str = "agent.language";
 /// Mode of the directories of a machine.
 const DIR: u32 = 0o755;
-/// Mode of those that its users share, whoever they are.
+/// Mode of those that its users share, whoever they are. Where they are nobody but us can go.
 const SHARED: u32 = 0o777;
+/// Mode of what they are in: root of a machine writes there as we do, set-user-ID programs too.
+const PRIVATE: u32 = 0o700;
 
 /// Where the files of a machine will be.
 pub(super) fn layout(state: &Path, id: &str, persist: bool, volumes: bool) -> StorageLayout {
@@ -27,7 +29,7 @@ pub(super) fn layout(state: &Path, id: &str, persist: bool, volumes: bool) -> St
     StorageLayout {
         input_path: root.join("in"),
         output_path: root.join("out"),
-        persist_path: if persist { state.join("persist").join(id) } else { Default::default() },
+        persist_path: if persist { state.join("persist").join(id) } else { PathBuf::new() },
         state_db_path: state.join(store::FILE),
         disable_guest_volumes: !volumes,
         root,
@@ -37,6 +39,11 @@ pub(super) fn layout(state: &Path, id: &str, persist: bool, volumes: bool) -> St
 /// Makes them, if they are not there, with the modes that they need.
 pub(super) fn make_directories(storage: &StorageLayout) -> Result<()> {
     let shared = if storage.disable_guest_volumes { DIR } else { SHARED };
+    for parent in [&storage.root, &storage.persist_path].into_iter().filter_map(|dir| dir.parent()) {
+        if !parent.as_os_str().is_empty() {
+            make(parent, PRIVATE)?;
+        }
+    }
     make(&storage.root, DIR)?;
     make(&storage.input_path, shared)?;
     make(&storage.output_path, shared)?;
@@ -78,6 +85,17 @@ fn settings(record: &VmRecord) -> Result<Settings> {
     Ok(Settings {
         limits: Limits::new().milli_cpus(millis).memory(memory).best_effort(record.best_effort),
         network: Network::new(mode),
-        mounts: Vec::new(),
+        mounts: mounts(&record.storage)?,
     })
+}
+
+/// Its directories of this host, as far as they are shared with it.
+fn mounts(storage: &StorageLayout) -> Result<Vec<Mount>> {
+    let shared = [(&storage.input_path, "/in"), (&storage.output_path, "/out")];
+    let shared = shared.into_iter().filter(|_| !storage.disable_guest_volumes);
+    let persist = [(&storage.persist_path, "/persist")];
+    let persist = persist.into_iter().filter(|(path, _)| !path.as_os_str().is_empty());
+    let bind =
+        |(path, at): (&PathBuf, &str)| Mount::bind(path, at).map_err(|e| Error::invalid(e.to_string()));
+    shared.chain(persist).map(bind).collect()
 }

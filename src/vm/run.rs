@@ -166,6 +166,9 @@ impl VmService {
         }
         let own = self.clone();
         detached(async move {
+            let storage = record.storage.clone();
+            // What is mounted has to be there.
+            blocking(move || launch::make_directories(&storage)).await?;
             match own.inner.manager.open_vessel(&record.id).await {
                 Err(e) if e.kind() == ErrorKind::NotFound => own.relaunch(record).await,
                 opened => opened.map(|vessel| (vessel, record)),

@@ -261,12 +261,13 @@ impl VmService {
     async fn build(&self, record: &VmRecord, adopted: Option<&KeptVolume>) -> Result<()> {
         let (new, from) = (record.clone(), adopted.map(|volume| volume.path.clone()));
         self.store(move |store| {
+            launch::make_directories(&new.storage)?;
             if let Some(from) = from {
+                // In the place of the empty one.
                 let to = &new.storage.persist_path;
                 std::fs::rename(&from, to)
                     .map_err(|e| Error::io(format!("failed to move the volume {}", from.display()), e))?;
             }
-            launch::make_directories(&new.storage)?;
             store.add(&new)
         })
         .await?;
