@@ -18,6 +18,7 @@ tests!(
     without_volumes_there_are_none,
     a_guest_cannot_have_us_write_elsewhere,
     what_users_of_a_guest_wrote_is_removed,
+    shared_directories_are_out_of_reach_of_others,
 );
 
 async fn directories_have_the_modes_that_they_need(store: &Store) {
@@ -146,4 +147,17 @@ async fn what_users_of_a_guest_wrote_is_removed(store: &Store) {
     sh(&service, &record.id, script).await;
     service.clean(&record.id, false).await.unwrap();
     assert!(!record.storage.root.exists() && !record.storage.persist_path.exists());
+}
+
+async fn shared_directories_are_out_of_reach_of_others(store: &Store) {
+    let service = service_of(store, true).await;
+    let record = service.create(options().persist(true)).await.unwrap();
+    let registry = vesselrt::projects::ProjectRegistry::new(store.beside("base"), None).await.unwrap();
+    registry.create_project("web", "", "").await.unwrap();
+    let state = super::state(store);
+    for dir in [state.join("vms"), state.join("persist"), store.beside("base/vega.work")] {
+        let mode = std::fs::metadata(&dir).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode, 0o700, "{}", dir.display());
+    }
+    service.clean(&record.id, false).await.unwrap();
 }
