@@ -267,14 +267,13 @@ impl ContainerManager {
         }
     }
 
+    /// Not on a thread of the runtime: whoever has the lock may need one.
     async fn hold(&self, name: &ProjectName) -> Result<Held> {
-        let (layout, name) = (self.inner.layout.clone(), name.clone());
-        blocking(move || {
-            let dir = layout.containers()?;
-            let lock = record::hold(&dir, &name)?;
-            Ok(Held { dir: Arc::new(dir), _lock: lock })
-        })
-        .await
+        let layout = self.inner.layout.clone();
+        let dir = Arc::new(blocking(move || layout.containers()).await?);
+        let busy = || Error::conflict(format!("container {} is being started or stopped", name.container()));
+        let lock = record::hold(&dir, name).await?.ok_or_else(busy)?;
+        Ok(Held { dir, _lock: lock })
     }
 
     /// The record, for which nobody waits.

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use vesselrt_runtime::settings::NetworkMode;
@@ -12,10 +14,12 @@ use super::name::ProjectName;
 use super::project::{parse_network, parse_ports};
 use crate::error::{Error, Result};
 use crate::store::dirs::{self, Durable};
-use crate::store::lock::{self, FileLock, Mode};
+use crate::store::lock::{self, FileLock};
 
 /// Variables may be long.
 const MAX_BYTES: u64 = 8 << 20;
+/// An image may have to be pulled meanwhile.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// `containers/NAME.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,9 +71,9 @@ fn file(name: &ProjectName) -> String {
     format!("{name}.json")
 }
 
-/// Locks the container of a project, alone; waits for whoever starts, stops or removes it.
-pub(super) fn hold(dir: &OwnedFd, name: &ProjectName) -> Result<FileLock> {
-    lock::wait(dir.as_fd(), &format!("{name}.lock"), Mode::Exclusive)
+/// Locks the container of a project, alone; waits for whoever starts, stops or removes it. `None` when that takes too long.
+pub(super) async fn hold(dir: &Arc<OwnedFd>, name: &ProjectName) -> Result<Option<FileLock>> {
+    lock::within(dir, &format!("{name}.lock"), PATIENCE).await
 }
 
 pub(super) fn read(dir: &OwnedFd, name: &ProjectName) -> Result<Option<Record>> {

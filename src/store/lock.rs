@@ -111,13 +111,13 @@ impl Patience {
 /// [`attempt`] until `timeout`; `None` when somebody still holds it then.
 pub(crate) async fn within(
     dir: &std::sync::Arc<OwnedFd>,
-    name: &'static str,
+    name: &str,
     timeout: Duration,
 ) -> Result<Option<FileLock>> {
     let mut patience = Patience::new(timeout);
     loop {
-        let dir = std::sync::Arc::clone(dir);
-        if let Some(lock) = blocking(move || attempt(dir.as_fd(), name)).await? {
+        let (dir, name) = (std::sync::Arc::clone(dir), name.to_owned());
+        if let Some(lock) = blocking(move || attempt(dir.as_fd(), &name)).await? {
             return Ok(Some(lock));
         }
         if !patience.wait().await {

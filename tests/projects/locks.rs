@@ -13,6 +13,7 @@ tests!(
     everything_at_once_ends,
     many_processes_lose_no_entry,
     a_command_that_runs_holds_up_nobody,
+    more_callers_than_threads_wait_for_one_start,
 );
 
 async fn delete_and_reconcile_do_not_deadlock(store: &Store) {
@@ -94,4 +95,20 @@ async fn a_command_that_runs_holds_up_nobody(store: &Store) {
     for name in ["web", "api"] {
         registry.delete_project(name).await.unwrap();
     }
+}
+
+async fn more_callers_than_threads_wait_for_one_start(store: &Store) {
+    let registry = registry(store).await;
+    registry.create_project("web", "", "").await.unwrap();
+    // As many as there are threads for what blocks (512), and more: whoever starts it needs some of them.
+    let callers: Vec<_> = (0..600)
+        .map(|_| {
+            let registry = registry.clone();
+            tokio::spawn(async move { registry.start_project("web").await })
+        })
+        .collect();
+    for caller in callers {
+        within(Duration::from_secs(100), "a caller", caller).await.unwrap().unwrap();
+    }
+    registry.delete_project("web").await.unwrap();
 }
