@@ -12,12 +12,12 @@ struct Language {
     hello: &'static str,
 }
 
-/// Go is the only one that needs a file, and time: nothing of its library is compiled ahead.
+/// Without what an interpreter loads for programs that are more than one line. Go is the only one that needs a file.
 const LANGUAGES: [Language; 4] = [
     Language {
         names: &["python"],
         image: "docker.io/library/python:3.11-slim",
-        hello: "python3 -c 'print(\"Hello from Python\")'",
+        hello: "python3 -I -S -c 'print(\"Hello from Python\")'",
     },
     Language {
         names: &["node", "javascript", "js"],
@@ -27,7 +27,7 @@ const LANGUAGES: [Language; 4] = [
     Language {
         names: &["ruby"],
         image: "docker.io/library/ruby:3.2-slim",
-        hello: "ruby -e 'puts \"Hello from Ruby\"'",
+        hello: "ruby --disable=gems -e 'puts \"Hello from Ruby\"'",
     },
     Language {
         names: &["golang", "go"],
