@@ -88,7 +88,7 @@ function log(id) {
     before = logs;
     const atEnd = text.scrollHeight - text.scrollTop - text.clientHeight < 40;
     if (logs) text.textContent = logs;
-    place.replaceChildren(logs ? text : empty("Nothing yet", "What commands of the ship write to its log is shown here."));
+    place.replaceChildren(logs ? text : empty("Nothing yet", "Every operation on the ship since the service was started is a line here."));
     if (atEnd) text.scrollTop = text.scrollHeight;
   } };
 }
@@ -118,17 +118,26 @@ function snapshots(id) {
   } };
 }
 
+// The ship is based on the one that is current; one that was taken while something ran is based on that, too.
+async function lastSnapshot(id) {
+  const { current, snapshots: all } = await get(`ship/${id}/snapshots`);
+  const candidates = all.filter((one) => one.id === current || (one.parent_id ?? null) === (current ?? null));
+  return candidates.reduce((last, one) => (last && last.created_at > one.created_at ? last : one), null);
+}
+
 function changes(id) {
   const place = make("section", {});
   const draw = async () => {
     place.replaceChildren(make("p", { class: "faint" }, "Comparing…"));
-    const answer = await get(`ship/${id}/diff`);
-    const rows = answer.changes.map((one) => make("tr", {}, make("td", { class: `change-${one.change}` }, one.change),
-      make("td", {}, make("code", {}, one.from ? `${one.from} → ${one.path}` : one.path)), make("td", { class: "faint" }, one.type === "file" ? size(one.size) : one.type)));
+    const last = await lastSnapshot(id);
+    const answer = await get(`ship/${id}/diff?from=${last ? encodeURIComponent(last.id) : "@image"}`);
+    const rows = answer.changes.map((one) => make("tr", {}, make("td", { class: `change-${one.status}` }, one.status),
+      make("td", {}, make("code", {}, one.old_path ? `${one.old_path} → ${one.path}` : one.path)), make("td", { class: "faint" }, size((one.new ?? one.old)?.size))));
+    const since = last ? `Since snapshot ${last.message || last.id}` : "Since the image";
     const again = button("Look again", act(draw));
-    const more = answer.truncated ? make("p", { class: "faint" }, `The first ${rows.length} changes.`) : null;
-    place.replaceChildren(make("div", { class: "row apart" }, make("h3", {}, "Since the last snapshot"), again),
-      rows.length ? make("table", {}, make("tbody", {}, rows)) : empty("No changes", "Nothing was changed since the last snapshot."), ...(more ? [more] : []));
+    const more = answer.total > rows.length ? make("p", { class: "faint" }, `The first ${rows.length} of ${answer.total} changes.`) : null;
+    place.replaceChildren(make("div", { class: "row apart" }, make("h3", {}, since), again),
+      rows.length ? make("table", {}, make("tbody", {}, rows)) : empty("No changes", "Nothing was changed."), ...(more ? [more] : []));
   };
   let drawn = false;
   return { place, refresh: async () => {
