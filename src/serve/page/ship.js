@@ -118,22 +118,14 @@ function snapshots(id) {
   } };
 }
 
-// The ship is based on the one that is current; one that was taken while something ran is based on that, too.
-async function lastSnapshot(id) {
-  const { current, snapshots: all } = await get(`ship/${id}/snapshots`);
-  const candidates = all.filter((one) => one.id === current || (one.parent_id ?? null) === (current ?? null));
-  return candidates.reduce((last, one) => (last && last.created_at > one.created_at ? last : one), null);
-}
-
 function changes(id) {
   const place = make("section", {});
   const draw = async () => {
     place.replaceChildren(make("p", { class: "faint" }, "Comparing…"));
-    const last = await lastSnapshot(id);
-    const answer = await get(`ship/${id}/diff?from=${last ? encodeURIComponent(last.id) : "@image"}`);
+    const answer = await get(`ship/${id}/diff`);
     const rows = answer.changes.map((one) => make("tr", {}, make("td", { class: `change-${one.status}` }, one.status),
       make("td", {}, make("code", {}, one.old_path ? `${one.old_path} → ${one.path}` : one.path)), make("td", { class: "faint" }, size((one.new ?? one.old)?.size))));
-    const since = last ? `Since snapshot ${last.message || last.id}` : "Since the image";
+    const since = answer.from === "@image" ? "Since the image" : `Since snapshot ${answer.from}`;
     const again = button("Look again", act(draw));
     const more = answer.total > rows.length ? make("p", { class: "faint" }, `The first ${rows.length} of ${answer.total} changes.`) : null;
     place.replaceChildren(make("div", { class: "row apart" }, make("h3", {}, since), again),
