@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod cli;
+mod detached;
 mod disk;
 mod machine;
 mod without;

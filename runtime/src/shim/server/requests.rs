@@ -105,7 +105,7 @@ impl Server {
             | Request::WaitProcess { .. }
             | Request::OpenInput { .. }
             | Request::CloseInput { .. }
-            | Request::EndProcesses { .. }) => self.on_processes(id, request),
+            | Request::EndProcesses { .. }) => self.on_processes(id, request, fds),
             file => {
                 if !reads_only(&file) {
                     self.running.written_from_outside();
@@ -125,9 +125,9 @@ impl Server {
     }
 
     /// Requests about detached processes.
-    fn on_processes(&mut self, id: u64, request: Request) -> Handled {
+    fn on_processes(&mut self, id: u64, request: Request, fds: Vec<OwnedFd>) -> Handled {
         match request {
-            Request::Spawn(request) => self.spawn(id, &request).map(|()| Outcome::Later),
+            Request::Spawn(request) => self.spawn(id, &request, fds).map(|()| Outcome::Later),
             Request::Processes => Ok(Outcome::Reply(self.running_processes(), Vec::new())),
             Request::SignalProcess { process, signal } => {
                 self.signal_process(process, signal)?;
