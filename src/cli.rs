@@ -33,6 +33,8 @@ mod stats;
 mod tables;
 mod update;
 mod values;
+#[cfg(feature = "vm")]
+mod vm;
 mod volume;
 
 use std::ffi::OsStr;
@@ -131,6 +133,9 @@ enum Verb {
     Volume(volume::Verb),
     /// Projects: a directory of this host, with a vessel of its own around it
     Project(project::Project),
+    /// Machines by language: create them, run commands in many at once, throw them away
+    #[cfg(feature = "vm")]
+    Vm(vm::Vm),
     /// Show what vessels and their snapshots take on disk
     Du(du::Du),
     /// Remove what crashes left behind and what nothing needs any more
@@ -229,6 +234,8 @@ async fn dispatch(verb: Verb, context: &Context) -> Outcome<ExitCode> {
         Verb::Network(verb) => network::run(verb, context).await?,
         Verb::Volume(verb) => volume::run(verb, context).await?,
         Verb::Project(args) => return project::run(args, context).await,
+        #[cfg(feature = "vm")]
+        Verb::Vm(args) => return vm::run(args, context).await,
         Verb::Du(args) => du::du(&args, context).await?,
         Verb::Gc(args) => du::gc(&args, context).await?,
         Verb::Commit(args) => commit::commit(args, context).await?,

@@ -47,6 +47,8 @@ pub mod serve;
 mod state;
 mod store;
 mod vessel;
+#[cfg(feature = "vm")]
+pub mod vm;
 
 pub use config::{Limits, ManagerConfig, OverlayDriver, Packer, PullPolicy, Registries};
 pub use error::{Error, ErrorKind, Result};

@@ -7,6 +7,7 @@ pub(crate) mod create;
 mod delete;
 pub(crate) mod fork;
 pub(crate) mod history;
+mod host;
 pub(crate) mod images;
 mod import;
 mod layers;

@@ -59,3 +59,5 @@ mod snapshot_files;
 mod snapshots;
 mod storage;
 mod terminal;
+#[cfg(feature = "vm")]
+mod vm;

@@ -92,7 +92,9 @@ async fn a_project_is_created_used_stopped_and_deleted(store: &Store) {
     assert_eq!(state(&registry, "web").await, ProjectState::Running);
     assert_eq!(sh(&registry, "web", "cat file").await, "kept\n");
     let path = registry.get_project_path("web").unwrap();
+    assert_eq!(fs::read_to_string(path.join("file")).unwrap(), "kept\n", "/workspace is the directory");
     fs::write(path.join("mine"), "mine").unwrap();
+    assert_eq!(sh(&registry, "web", "cat mine").await, "mine");
     registry.delete_project("web").await.unwrap();
     fails_with(registry.get_project("web").await, &ErrorKind::NotFound, "project not found: web");
     assert_eq!(fs::read_to_string(path.join("mine")).unwrap(), "mine", "the directory is kept");

@@ -169,6 +169,12 @@ fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 impl Prepared {
+    /// A command joined with our streams, and with our terminal if that is asked for.
+    #[cfg(feature = "vm")]
+    pub(super) fn joined(terminal: bool) -> Self {
+        Self { variables: Vec::new(), user: None, timeout: None, interactive: true, terminal }
+    }
+
     /// The options for `command`, without its streams.
     pub(super) fn options(&self, command: Vec<OsString>) -> ExecOptions {
         self.apply(ExecOptions::new(command))

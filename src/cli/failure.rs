@@ -102,6 +102,13 @@ impl Failure {
         Self { code, ..Self::from(error) }
     }
 
+    /// Sets the exit code.
+    #[cfg(feature = "vm")]
+    pub(crate) fn with_code(mut self, code: u8) -> Self {
+        self.code = code;
+        self
+    }
+
     /// What failed.
     pub(crate) fn message(&self) -> &str {
         &self.message

@@ -86,7 +86,8 @@ impl Layout {
 }
 
 fn make_all(path: &Path) -> Result<()> {
-    std::fs::create_dir_all(path).map_err(|e| failed(path, e))
+    // For us alone: root of a project's vessel writes there as we do, set-user-ID programs too.
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| failed(path, e))
 }
 
 fn failed(path: &Path, error: io::Error) -> Error {

@@ -25,6 +25,7 @@ tests!(
     a_project_has_a_way_out_unless_it_wants_none,
     an_exec_that_is_given_up_is_killed,
     what_a_command_says_is_kept_within_bounds,
+    what_is_made_in_the_workspace_is_ours_and_what_is_there_can_be_changed,
 );
 
 async fn a_container_is_a_vessel_with_labels(store: &Store) {
@@ -230,4 +231,28 @@ async fn what_a_command_says_is_kept_within_bounds(store: &Store) {
     assert_eq!((loud.stdout.len(), loud.truncated, loud.exit_code), (16 << 20, true, 0));
     assert_eq!(loud.stderr, "err\n");
     containers.remove_project("web").await.unwrap();
+}
+
+async fn what_is_made_in_the_workspace_is_ours_and_what_is_there_can_be_changed(store: &Store) {
+    use std::os::unix::fs::MetadataExt;
+    let registry = registry(store).await;
+    let path = registry.get_project_path("web").unwrap();
+    std::fs::create_dir_all(path.join("sub")).unwrap();
+    std::fs::write(path.join("sub/there"), "before\n").unwrap();
+    registry.create_project("web", "", "").await.unwrap();
+    sh(&registry, "web", "echo after >> sub/there; mkdir made; echo new > made/file").await;
+    assert_eq!(std::fs::read_to_string(path.join("sub/there")).unwrap(), "before\nafter\n");
+    let owner = std::fs::metadata(path.join("made/file")).unwrap().uid();
+    assert_eq!(owner, rustix::process::geteuid().as_raw());
+    // Not even what is mounted leads out.
+    sh(&registry, "web", "ln -s /etc/motd link").await;
+    assert_eq!(sh(&registry, "web", "cat link").await, "the base image\n");
+    registry.stop_project("web").await.unwrap();
+    registry.start_project("web").await.unwrap();
+    assert_eq!(sh(&registry, "web", "cat made/file").await, "new\n");
+    // A directory that was moved away is a new one.
+    registry.stop_project("web").await.unwrap();
+    std::fs::rename(&path, path.with_file_name("moved")).unwrap();
+    assert_eq!(sh(&registry, "web", "ls").await, "");
+    registry.delete_project("web").await.unwrap();
 }

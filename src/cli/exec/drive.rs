@@ -41,12 +41,16 @@ impl Ended {
 
     /// The exit code that tells it.
     pub(crate) fn exit_code(self) -> ExitCode {
-        let code = match self {
+        // Codes above 255 do not exist on Linux (exit(3)).
+        ExitCode::from(u8::try_from(self.code() & 0xff).unwrap_or(u8::MAX))
+    }
+
+    /// The same as a number.
+    pub(crate) fn code(self) -> i32 {
+        match self {
             Self::Command(result) => result.exit_code,
             Self::Interrupted(signal) => signal.saturating_add(128),
-        };
-        // Codes above 255 do not exist on Linux (exit(3)).
-        ExitCode::from(u8::try_from(code & 0xff).unwrap_or(u8::MAX))
+        }
     }
 }
 

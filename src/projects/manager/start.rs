@@ -14,7 +14,7 @@ use crate::manager::create::CreateOptions;
 use crate::offload::blocking;
 use crate::vessel::Vessel;
 use crate::vessel::exec::ExecOptions;
-use vesselrt_runtime::settings::Network;
+use vesselrt_runtime::settings::{Mount, Network};
 
 impl ContainerManager {
     /// Makes sure that the container of a project is up, and opens its vessel.
@@ -108,6 +108,8 @@ impl ContainerManager {
             let mut options = CreateOptions::new(&config.image).id(id).work_dir(&config.work_dir);
             options.settings.network = Network::new(network);
             options.settings.network.publish.clone_from(&config.ports);
+            let mount = Mount::bind(self.inner.layout.project(name), WORKSPACE);
+            options.settings.mounts.push(mount.map_err(|e| Error::invalid(e.to_string()))?);
             let options = options
                 .label(LABEL_PROJECT, name.as_str())
                 .label(LABEL_MANAGED_BY, MANAGED_BY)

@@ -1,0 +1,238 @@
+//! Running a command in a machine.
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use super::launch;
+use super::logs::RunLogs;
+use super::record::{VmRecord, VmStatus};
+use super::service::VmService;
+use super::stage::stage;
+use crate::error::{Error, ErrorKind, Result};
+use crate::offload::{blocking, detached};
+use crate::vessel::Vessel;
+use crate::vessel::exec::ExecOptions;
+
+/// The exit code of a command whose time was up.
+const TIMED_OUT: i32 = -1;
+/// How many commands run side by side.
+const AT_ONCE: usize = 64;
+
+/// A command for a machine. The setters return the changed value, to be chained.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RunOptions {
+    /// The id of the machine.
+    pub vm: String,
+    /// A script for the shell of the image: bash if it has that.
+    pub command: String,
+    /// A file that is copied to `/in` first.
+    pub file: Option<PathBuf>,
+    /// How long it may take.
+    pub timeout: Option<Duration>,
+}
+
+impl RunOptions {
+    /// A script, for as long as it takes.
+    #[must_use]
+    pub fn new(vm: impl Into<String>, command: impl Into<String>) -> Self {
+        Self { vm: vm.into(), command: command.into(), file: None, timeout: None }
+    }
+
+    /// Copies a file to `/in` first.
+    #[must_use]
+    pub fn file(mut self, file: impl Into<PathBuf>) -> Self {
+        self.file = Some(file.into());
+        self
+    }
+
+    /// Sets how long it may take.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+}
+
+/// How a command ended, and where what it wrote is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+#[non_exhaustive]
+pub struct RunResult {
+    /// The exit code; 128 + n when signal n ended it; -1 when its time was up.
+    pub exit_code: i32,
+    /// Its time was up.
+    pub timed_out: bool,
+    /// It was killed because the memory of the machine was used up.
+    pub oom_killed: bool,
+    /// What it wrote to standard output: the first 64 MiB.
+    pub stdout_path: PathBuf,
+    /// What it wrote to standard error.
+    pub stderr_path: PathBuf,
+    /// It wrote more than that to one of them.
+    pub truncated: bool,
+    /// How long it took.
+    #[serde(rename = "DurationNanoseconds", serialize_with = "nanoseconds")]
+    pub duration: Duration,
+}
+
+fn nanoseconds<S: serde::Serializer>(
+    duration: &Duration,
+    serializer: S,
+) -> std::result::Result<S::Ok, S::Error> {
+    serializer.serialize_u64(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX))
+}
+
+impl VmService {
+    /// Runs a command in a machine to its end; one that was stopped gets a new root file system first. An exit code other
+    /// than 0 is no error. Dropping the future kills the command with its whole process tree.
+    ///
+    /// # Errors
+    /// [`InvalidArgument`](ErrorKind::InvalidArgument) "cmd is required", "timeout must be positive", "file staging requires
+    /// guest volume sharing", "input file must not be a directory"; [`NotFound`](ErrorKind::NotFound) "vm not found: …";
+    /// [`Conflict`](ErrorKind::Conflict) "vm is not available to run commands" while it is being made.
+    pub async fn run(&self, options: RunOptions) -> Result<RunResult> {
+        let record = self.get(&options.vm).await?;
+        let result = self.run_on(record, options).await?;
+        self.has_run(vec![result.0]).await?;
+        Ok(result.1)
+    }
+
+    /// [`Self::run`] in many machines, side by side. What came of each is told in the order in which they end, with its place
+    /// in `commands`.
+    ///
+    /// # Errors
+    /// Those of the database; what fails in one machine is told to `ended`.
+    pub async fn run_many(
+        &self,
+        commands: Vec<(VmRecord, RunOptions)>,
+        mut ended: impl FnMut(usize, Result<RunResult>),
+    ) -> Result<()> {
+        let room = Arc::new(Semaphore::new(AT_ONCE));
+        let mut tasks = JoinSet::new();
+        for (place, (record, options)) in commands.into_iter().enumerate() {
+            let (own, room) = (self.clone(), Arc::clone(&room));
+            tasks.spawn(async move {
+                let _room = room.acquire_owned().await;
+                (place, own.run_on(record, options).await)
+            });
+        }
+        let mut ran = Vec::new();
+        while let Some(task) = tasks.join_next().await {
+            let Ok((place, result)) = task else { continue };
+            ended(
+                place,
+                result.map(|(id, result)| {
+                    ran.push(id);
+                    result
+                }),
+            );
+        }
+        self.has_run(ran).await
+    }
+
+    /// The id with the result.
+    async fn run_on(&self, record: VmRecord, options: RunOptions) -> Result<(String, RunResult)> {
+        if options.command.is_empty() {
+            return Err(Error::invalid("cmd is required"));
+        }
+        if options.timeout.is_some_and(|time| time.is_zero()) {
+            return Err(Error::invalid("timeout must be positive"));
+        }
+        let (vessel, record) = self.up(record).await?;
+        let ran = self.run_in(&vessel, &record, options).await;
+        let rested = self.rest(&vessel).await;
+        let result = ran?;
+        rested?;
+        Ok((record.id, result))
+    }
+
+    /// Opens the vessel of a machine, which is made if it is not there, and says what the machine is then.
+    ///
+    /// # Errors
+    /// Those of [`Self::run`].
+    pub async fn up(&self, record: VmRecord) -> Result<(Vessel, VmRecord)> {
+        if record.status == VmStatus::Provisioning {
+            return Err(Error::conflict("vm is not available to run commands").with_remedy(
+                "wait until it is made; if its making was interrupted, `vesselrt vm clean` it",
+            ));
+        }
+        let own = self.clone();
+        detached(async move {
+            let storage = record.storage.clone();
+            // What is mounted has to be there.
+            blocking(move || launch::make_directories(&storage)).await?;
+            match own.inner.manager.open_vessel(&record.id).await {
+                Err(e) if e.kind() == ErrorKind::NotFound => own.relaunch(record).await,
+                opened => opened.map(|vessel| (vessel, record)),
+            }
+        })
+        .await
+    }
+
+    /// As volumes are shared now, whatever they were before.
+    async fn relaunch(&self, mut record: VmRecord) -> Result<(Vessel, VmRecord)> {
+        record.storage.disable_guest_volumes = !self.inner.config.guest_volumes;
+        let storage = record.storage.clone();
+        blocking(move || launch::make_directories(&storage)).await?;
+        let vessel = launch::launch(&self.inner.manager, &record).await?;
+        let storage = record.storage.clone();
+        let ready = self.change(&record.id, move |record| {
+            record.status = VmStatus::Ready;
+            record.storage = storage;
+        });
+        match ready.await? {
+            Some(record) => Ok((vessel, record)),
+            None => {
+                // It was removed while we made it.
+                let _ = self.inner.manager.delete_vessel(&record.id).await;
+                Err(super::service::unknown(&record.id))
+            }
+        }
+    }
+
+    async fn run_in(&self, vessel: &Vessel, record: &VmRecord, options: RunOptions) -> Result<RunResult> {
+        if let Some(file) = options.file {
+            if record.storage.disable_guest_volumes {
+                return Err(Error::invalid("file staging requires guest volume sharing")
+                    .with_remedy("stop the VM, and run again with AGENT_ENABLE_GUEST_VOLUMES=1"));
+            }
+            let input = record.storage.input_path.clone();
+            blocking(move || stage(&file, &input)).await?;
+        }
+        let storage = record.storage.clone();
+        let logs = blocking(move || RunLogs::begin(&storage)).await?;
+        let mut exec = shell(vessel, &options.command).await?.stdout(logs.stdout).stderr(logs.stderr);
+        if let Some(timeout) = options.timeout {
+            exec = exec.timeout(timeout);
+        }
+        let begun = Instant::now();
+        let ended = vessel.exec(exec).await?;
+        Ok(RunResult {
+            exit_code: if ended.timed_out { TIMED_OUT } else { ended.exit_code },
+            timed_out: ended.timed_out,
+            oom_killed: ended.oom_killed,
+            stdout_path: logs.stdout_path,
+            stderr_path: logs.stderr_path,
+            truncated: logs.truncated.load(Ordering::Relaxed),
+            duration: begun.elapsed(),
+        })
+    }
+}
+
+/// The script for the best shell that there is, as root, in the image's working directory.
+async fn shell(vessel: &Vessel, script: &str) -> Result<ExecOptions> {
+    let shell = match vessel.stat("/bin/bash").await {
+        Ok(_) => "/bin/bash",
+        Err(e) if e.kind() == ErrorKind::NotFound => "/bin/sh",
+        Err(e) => return Err(e),
+    };
+    Ok(ExecOptions::new([shell, "-c", script]).user("0").persist_result(true))
+}

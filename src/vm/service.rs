@@ -1,0 +1,472 @@
+//! [`VmService`]: makes, lists, stops and removes machines.
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use time::OffsetDateTime;
+
+use super::language::{default_image, normalize, slug};
+use super::launch;
+use super::record::{NetworkPolicy, VmRecord, VmStatus};
+use super::state_dir::{default_state_dir, guest_volumes_enabled};
+use super::store::{KeptVolume, VmStore};
+use crate::error::{Error, ErrorKind, Result};
+use crate::manager::Manager;
+use crate::offload::{blocking, detached};
+use crate::vessel::Vessel;
+
+/// What a [`VmService`] is built from. The setters return the changed value, to be chained.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct VmServiceConfig {
+    /// Where the state is, made if missing.
+    pub state_dir: PathBuf,
+    /// `/in` and `/out` of machines are directories of this host.
+    pub guest_volumes: bool,
+    /// How long a machine stays up after a command, so that the next one is fast.
+    pub idle: Duration,
+}
+
+impl Default for VmServiceConfig {
+    /// What the environment says: [`default_state_dir`], [`guest_volumes_enabled`].
+    fn default() -> Self {
+        Self::new(default_state_dir()).guest_volumes(guest_volumes_enabled())
+    }
+}
+
+impl VmServiceConfig {
+    /// Machines with their state in `state_dir`, whatever the environment says.
+    #[must_use]
+    pub fn new(state_dir: impl Into<PathBuf>) -> Self {
+        Self { state_dir: state_dir.into(), guest_volumes: false, idle: Duration::from_secs(60) }
+    }
+
+    /// Sets whether `/in` and `/out` are directories of this host.
+    #[must_use]
+    pub fn guest_volumes(mut self, shared: bool) -> Self {
+        self.guest_volumes = shared;
+        self
+    }
+
+    /// Sets how long a machine stays up after a command.
+    #[must_use]
+    pub fn idle(mut self, time: Duration) -> Self {
+        self.idle = time;
+        self
+    }
+}
+
+/// What a machine is made from. The setters return the changed value, to be chained.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct VmCreateOptions {
+    /// The language.
+    pub language: String,
+    /// Reference of the image; empty: that of the language.
+    pub image: String,
+    /// Processors that it may use. Default: 1.
+    pub cpu_count: u32,
+    /// Memory that it may use, in MiB. Default: 256.
+    pub memory_mib: u64,
+    /// What it can reach. Default: nothing.
+    pub network: NetworkPolicy,
+    /// It has `/persist`, which outlives its root file system.
+    pub persist: bool,
+    /// The id of a machine whose volume was kept: it becomes `/persist` of this one.
+    pub adopt: Option<String>,
+    /// Where limits cannot be enforced, take what holds for single processes instead of an error.
+    pub best_effort: bool,
+}
+
+impl VmCreateOptions {
+    /// A machine for a language, with the defaults.
+    #[must_use]
+    pub fn new(language: impl Into<String>) -> Self {
+        Self {
+            language: language.into(),
+            image: String::new(),
+            cpu_count: 1,
+            memory_mib: 256,
+            network: NetworkPolicy::None,
+            persist: false,
+            adopt: None,
+            best_effort: false,
+        }
+    }
+
+    /// Sets the image.
+    #[must_use]
+    pub fn image(mut self, image: impl Into<String>) -> Self {
+        self.image = image.into();
+        self
+    }
+
+    /// Sets how many processors it may use.
+    #[must_use]
+    pub fn cpu_count(mut self, count: u32) -> Self {
+        self.cpu_count = count;
+        self
+    }
+
+    /// Sets how much memory it may use, in MiB.
+    #[must_use]
+    pub fn memory_mib(mut self, mib: u64) -> Self {
+        self.memory_mib = mib;
+        self
+    }
+
+    /// Sets what it can reach.
+    #[must_use]
+    pub fn network(mut self, policy: NetworkPolicy) -> Self {
+        self.network = policy;
+        self
+    }
+
+    /// Sets whether it has `/persist`.
+    #[must_use]
+    pub fn persist(mut self, persist: bool) -> Self {
+        self.persist = persist;
+        self
+    }
+
+    /// Takes over the volume that was kept of another machine.
+    #[must_use]
+    pub fn adopt(mut self, id: impl Into<String>) -> Self {
+        self.adopt = Some(id.into());
+        self
+    }
+
+    /// Sets whether limits that cannot be enforced are taken as well as they can be.
+    #[must_use]
+    pub fn best_effort(mut self, best_effort: bool) -> Self {
+        self.best_effort = best_effort;
+        self
+    }
+}
+
+/// Makes, lists, stops and removes machines. Clones are handles on the same one; any number of processes may have one for the
+/// same directory.
+#[derive(Debug, Clone)]
+pub struct VmService {
+    pub(super) inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) config: VmServiceConfig,
+    pub(super) manager: Manager,
+    store: VmStore,
+}
+
+impl VmService {
+    /// Machines whose vessels `manager` has.
+    ///
+    /// # Errors
+    /// Those of making the state directory.
+    pub async fn new(config: VmServiceConfig, manager: Manager) -> Result<Self> {
+        let mut config = config;
+        let shown = config.state_dir.display().to_string();
+        let failed = |e| Error::io(format!("failed to make the state directory {shown}"), e);
+        config.state_dir = std::path::absolute(&config.state_dir).map_err(failed)?;
+        let dir = config.state_dir.clone();
+        blocking(move || {
+            let failed = |e| Error::io(format!("failed to make the state directory {}", dir.display()), e);
+            std::fs::create_dir_all(dir.join("vms")).map_err(failed)
+        })
+        .await?;
+        let store = VmStore::new(&config.state_dir);
+        Ok(Self { inner: Arc::new(Inner { config, manager, store }) })
+    }
+
+    /// The manager of the vessels.
+    #[must_use]
+    pub fn manager(&self) -> &Manager {
+        &self.inner.manager
+    }
+
+    /// Makes a machine.
+    ///
+    /// # Errors
+    /// [`InvalidArgument`](ErrorKind::InvalidArgument) "language is required", "unsupported language", "cpu must be greater
+    /// than zero", "mem must be greater than zero"; [`NotFound`](ErrorKind::NotFound) for a volume that was not kept; those
+    /// of [`Manager::create_vessel`]. Nothing is left behind.
+    pub async fn create(&self, options: VmCreateOptions) -> Result<VmRecord> {
+        let own = self.clone();
+        detached(async move { own.make(options).await }).await
+    }
+
+    async fn make(&self, options: VmCreateOptions) -> Result<VmRecord> {
+        let mut record = self.new_record(&options)?;
+        let adopted = match &options.adopt {
+            Some(id) => Some(self.take_kept(id).await?),
+            None => None,
+        };
+        let made = self.build(&record, adopted.as_ref()).await;
+        if let Err(error) = made {
+            self.undo(&record, adopted).await;
+            return Err(error);
+        }
+        record.status = VmStatus::Ready;
+        let ready = self.change(&record.id, |record| record.status = VmStatus::Ready).await?;
+        Ok(ready.unwrap_or(record))
+    }
+
+    fn new_record(&self, options: &VmCreateOptions) -> Result<VmRecord> {
+        let language = normalize(&options.language);
+        if language.is_empty() {
+            return Err(Error::invalid("language is required"));
+        }
+        if options.cpu_count == 0 {
+            return Err(Error::invalid("cpu must be greater than zero"));
+        }
+        if options.memory_mib == 0 {
+            return Err(Error::invalid("mem must be greater than zero"));
+        }
+        let rootfs_image = match options.image.is_empty() {
+            true => default_image(&language)?.to_owned(),
+            false => options.image.clone(),
+        };
+        let created_at = OffsetDateTime::now_utc();
+        let id = format!("{}-{}", slug(&language), created_at.unix_timestamp_nanos());
+        let persist = options.persist || options.adopt.is_some();
+        let config = &self.inner.config;
+        Ok(VmRecord {
+            storage: launch::layout(&config.state_dir, &id, persist, config.guest_volumes),
+            id,
+            language,
+            rootfs_image,
+            cpu_count: options.cpu_count,
+            memory_mib: options.memory_mib,
+            network_mode: options.network,
+            persist,
+            status: VmStatus::Provisioning,
+            created_at,
+            last_run_at: None,
+            best_effort: options.best_effort,
+        })
+    }
+
+    async fn take_kept(&self, id: &str) -> Result<KeptVolume> {
+        let wanted = id.to_owned();
+        let taken = self.store(move |store| store.take(&wanted)).await?;
+        taken.ok_or_else(|| {
+            Error::not_found(format!("no volume was kept of vm {id}"))
+                .with_remedy("see `vesselrt vm list --kept`")
+        })
+    }
+
+    /// The record first: what a crash leaves can be listed and removed.
+    async fn build(&self, record: &VmRecord, adopted: Option<&KeptVolume>) -> Result<()> {
+        let (new, from) = (record.clone(), adopted.map(|volume| volume.path.clone()));
+        self.store(move |store| {
+            launch::make_directories(&new.storage)?;
+            if let Some(from) = from {
+                // In the place of the empty one.
+                let to = &new.storage.persist_path;
+                std::fs::rename(&from, to)
+                    .map_err(|e| Error::io(format!("failed to move the volume {}", from.display()), e))?;
+            }
+            store.add(&new)
+        })
+        .await?;
+        let vessel = launch::launch(&self.inner.manager, record).await?;
+        self.rest(&vessel).await
+    }
+
+    /// Closes a vessel that [`Self::up`] has opened; it stays up for a while, as the next command may want it soon.
+    ///
+    /// # Errors
+    /// Those of [`Vessel::close`].
+    pub async fn rest(&self, vessel: &Vessel) -> Result<()> {
+        if !self.inner.config.idle.is_zero() {
+            // One that is being stopped takes no orders.
+            let _ = vessel.linger(self.inner.config.idle).await;
+        }
+        vessel.close().await
+    }
+
+    /// Takes back what a creation that failed has made; a volume that was there stays.
+    async fn undo(&self, record: &VmRecord, adopted: Option<KeptVolume>) {
+        let _ = self.inner.manager.delete_vessel(&record.id).await;
+        let gone = record.clone();
+        let _ = self
+            .store(move |store| {
+                if let Some(volume) = adopted {
+                    let _ = std::fs::rename(&gone.storage.persist_path, &volume.path);
+                    store.put_back(&volume)?;
+                } else if gone.persist {
+                    let _ = std::fs::remove_dir(&gone.storage.persist_path);
+                }
+                let _ = std::fs::remove_dir_all(&gone.storage.root);
+                store.remove(&gone.id, None)
+            })
+            .await;
+    }
+
+    /// A machine by its id, with what it is doing now.
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound) "vm not found: …".
+    pub async fn get(&self, id: &str) -> Result<VmRecord> {
+        let wanted = id.to_owned();
+        let record = self.store(move |store| store.get(&wanted)).await?.ok_or_else(|| unknown(id))?;
+        self.looked_at(record).await
+    }
+
+    /// All machines, oldest first, with what they are doing now.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn list(&self) -> Result<Vec<VmRecord>> {
+        let mut records = Vec::new();
+        for record in self.store(VmStore::list).await? {
+            records.push(self.looked_at(record).await?);
+        }
+        Ok(records)
+    }
+
+    /// The volumes of machines that are gone.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn kept_volumes(&self) -> Result<Vec<KeptVolume>> {
+        self.store(VmStore::kept).await
+    }
+
+    /// The record with the status that its vessel has: it may have been removed, or brought back, behind our back.
+    async fn looked_at(&self, mut record: VmRecord) -> Result<VmRecord> {
+        let found = match self.inner.manager.vessel_status(&record.id).await {
+            Ok(status) => Some(status),
+            Err(e) if e.kind() == ErrorKind::NotFound => None,
+            Err(e) => return Err(e),
+        };
+        let now = match (found, record.status) {
+            (_, VmStatus::Provisioning) => return Ok(record),
+            (None, _) => VmStatus::Stopped,
+            (Some(_), _) => VmStatus::Ready,
+        };
+        if now != record.status {
+            // Unless somebody else has, meanwhile.
+            let seen = record.status;
+            self.change(&record.id, move |record| {
+                if record.status == seen {
+                    record.status = now;
+                }
+            })
+            .await?;
+            record.status = now;
+        }
+        if found.is_some_and(|found| found.commands > 0) {
+            record.status = VmStatus::Running;
+        }
+        Ok(record)
+    }
+
+    /// Stops a machine: nothing of its root file system is kept, `/persist` and the record are.
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound) "vm not found: …"; those of [`Manager::delete_vessel`].
+    pub async fn stop(&self, id: &str) -> Result<VmRecord> {
+        let record = self.get(id).await?;
+        let own = self.clone();
+        detached(async move {
+            own.remove_vessel(&record.id).await?;
+            let now = OffsetDateTime::now_utc();
+            let stopped = own.change(&record.id, move |record| {
+                record.status = VmStatus::Stopped;
+                record.last_run_at = Some(now);
+            });
+            stopped.await?.ok_or_else(|| unknown(&record.id))
+        })
+        .await
+    }
+
+    /// Removes a machine with all that it has. With `keep_persist` its volume stays, and is found by
+    /// [`Self::kept_volumes`] and [`VmCreateOptions::adopt`].
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound) "vm not found: …"; those of [`Manager::delete_vessel`] and of removing files, after
+    /// which it is still there.
+    pub async fn clean(&self, id: &str, keep_persist: bool) -> Result<VmRecord> {
+        let record = self.get(id).await?;
+        let own = self.clone();
+        detached(async move {
+            own.remove_vessel(&record.id).await?;
+            let (manager, storage) = (&own.inner.manager, &record.storage);
+            manager.remove_host_tree(&storage.root).await?;
+            let kept = (record.persist && keep_persist).then(|| KeptVolume {
+                id: record.id.clone(),
+                language: record.language.clone(),
+                path: storage.persist_path.clone(),
+                kept_at: OffsetDateTime::now_utc(),
+            });
+            if record.persist && !keep_persist {
+                manager.remove_host_tree(&storage.persist_path).await?;
+            }
+            let id = record.id.clone();
+            own.store(move |store| store.remove(&id, kept.as_ref())).await?;
+            Ok(record)
+        })
+        .await
+    }
+
+    /// Removes a volume that was kept.
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound) for one that was not; those of removing files, after which it is still there.
+    pub async fn clean_kept(&self, id: &str) -> Result<KeptVolume> {
+        let volume = self.take_kept(id).await?;
+        let own = self.clone();
+        detached(async move {
+            match own.inner.manager.remove_host_tree(&volume.path).await {
+                Ok(()) => Ok(volume),
+                Err(error) => {
+                    own.store(move |store| store.put_back(&volume)).await?;
+                    Err(error)
+                }
+            }
+        })
+        .await
+    }
+
+    async fn remove_vessel(&self, id: &str) -> Result<()> {
+        match self.inner.manager.delete_vessel(id).await {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+            deleted => deleted,
+        }
+    }
+
+    /// Changes a record; `None` where it is gone.
+    pub(super) async fn change(
+        &self,
+        id: &str,
+        change: impl FnOnce(&mut VmRecord) + Send + 'static,
+    ) -> Result<Option<VmRecord>> {
+        let id = id.to_owned();
+        self.store(move |store| store.update(&id, change)).await
+    }
+
+    /// Remembers that commands ended in these machines, all in one transaction.
+    pub(super) async fn has_run(&self, ids: Vec<String>) -> Result<()> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let now = OffsetDateTime::now_utc();
+        self.store(move |store| store.update_all(&ids, |record| record.last_run_at = Some(now))).await
+    }
+
+    async fn store<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&VmStore) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let inner = Arc::clone(&self.inner);
+        blocking(move || work(&inner.store)).await
+    }
+}
+
+/// The error of one that is not there.
+pub(super) fn unknown(id: &str) -> Error {
+    Error::not_found(format!("vm not found: {id}"))
+}

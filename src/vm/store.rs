@@ -1,0 +1,207 @@
+//! The database: one file that any number of processes use, each for the length of one transaction.
+#![forbid(unsafe_code)]
+
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use redb::{Database, ReadableTable, TableDefinition};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use super::record::VmRecord;
+use crate::error::{Error, Result};
+use crate::store::dirs;
+use crate::store::lock::{self, Mode};
+
+/// The name of the file.
+pub(super) const FILE: &str = "agent.redb";
+const LOCK: &str = "agent.lock";
+const VMS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("vms");
+const KEPT: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("kept");
+
+/// A volume that was kept when its machine was removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+#[non_exhaustive]
+pub struct KeptVolume {
+    /// The id of the machine that it was of.
+    #[serde(rename = "ID")]
+    pub id: String,
+    /// Its language.
+    pub language: String,
+    /// Where it is on this host.
+    pub path: PathBuf,
+    /// When the machine was removed.
+    #[serde(with = "time::serde::rfc3339")]
+    pub kept_at: OffsetDateTime,
+}
+
+/// The database in a state directory.
+#[derive(Debug, Clone)]
+pub(super) struct VmStore {
+    dir: PathBuf,
+}
+
+impl VmStore {
+    pub(super) fn new(dir: &Path) -> Self {
+        Self { dir: dir.to_owned() }
+    }
+
+    pub(super) fn path(&self) -> PathBuf {
+        self.dir.join(FILE)
+    }
+
+    /// The file can be open once only; waits for whoever else has it, which nobody does for long.
+    fn open<T>(&self, work: impl FnOnce(&Database) -> Result<T>) -> Result<T> {
+        let dir = dirs::open_path(&self.dir)?;
+        let _lock = lock::wait(dir.as_fd(), LOCK, Mode::Exclusive)?;
+        let path = self.path();
+        let database = Database::create(&path).map_err(|e| failed("open", &path, e))?;
+        work(&database)
+    }
+
+    fn failed<E: Into<redb::Error>>(&self, doing: &'static str) -> impl Fn(E) -> Error {
+        let path = self.path();
+        move |e| failed(doing, &path, e)
+    }
+
+    /// One transaction: all of what `work` does, or nothing.
+    fn change<T>(&self, work: impl FnOnce(&redb::WriteTransaction) -> Result<T>) -> Result<T> {
+        self.open(|database| {
+            let transaction = database.begin_write().map_err(self.failed("write"))?;
+            let value = work(&transaction)?;
+            transaction.commit().map_err(self.failed("write"))?;
+            Ok(value)
+        })
+    }
+
+    fn all<T: DeserializeOwned>(&self, table: TableDefinition<'_, &str, &[u8]>) -> Result<Vec<T>> {
+        self.open(|database| {
+            let transaction = database.begin_read().map_err(self.failed("read"))?;
+            let table = match transaction.open_table(table) {
+                Ok(table) => table,
+                // Nothing was written yet.
+                Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+                Err(e) => return Err(failed("read", &self.path(), e)),
+            };
+            let mut found = Vec::new();
+            for entry in table.iter().map_err(self.failed("read"))? {
+                let (_, value) = entry.map_err(self.failed("read"))?;
+                found.push(self.parse(value.value())?);
+            }
+            Ok(found)
+        })
+    }
+
+    fn parse<T: DeserializeOwned>(&self, json: &[u8]) -> Result<T> {
+        let wrong = |e| {
+            Error::integrity(format!("an entry of {} cannot be read", self.path().display())).with_source(e)
+        };
+        serde_json::from_slice(json).map_err(wrong)
+    }
+
+    /// All machines, oldest first.
+    pub(super) fn list(&self) -> Result<Vec<VmRecord>> {
+        let mut records: Vec<VmRecord> = self.all(VMS)?;
+        records.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
+        Ok(records)
+    }
+
+    /// A machine by its id.
+    pub(super) fn get(&self, id: &str) -> Result<Option<VmRecord>> {
+        Ok(self.list()?.into_iter().find(|record| record.id == id))
+    }
+
+    /// A new machine; one that has its id is an error.
+    pub(super) fn add(&self, record: &VmRecord) -> Result<()> {
+        self.change(|transaction| {
+            let mut table = transaction.open_table(VMS).map_err(self.failed("write"))?;
+            let before =
+                table.insert(record.id.as_str(), json(record)?.as_slice()).map_err(self.failed("write"))?;
+            match before {
+                Some(_) => Err(Error::internal(format!("there is a machine {} already", record.id))),
+                None => Ok(()),
+            }
+        })
+    }
+
+    /// Changes a machine and says what it is then; `None` where it is not there any more.
+    pub(super) fn update(&self, id: &str, change: impl FnOnce(&mut VmRecord)) -> Result<Option<VmRecord>> {
+        self.change(|transaction| self.update_in(transaction, id, change))
+    }
+
+    /// Changes many, of which some may not be there any more.
+    pub(super) fn update_all(&self, ids: &[String], change: impl Fn(&mut VmRecord)) -> Result<()> {
+        self.change(|transaction| {
+            ids.iter().try_for_each(|id| self.update_in(transaction, id, &change).map(drop))
+        })
+    }
+
+    fn update_in(
+        &self,
+        transaction: &redb::WriteTransaction,
+        id: &str,
+        change: impl FnOnce(&mut VmRecord),
+    ) -> Result<Option<VmRecord>> {
+        let mut table = transaction.open_table(VMS).map_err(self.failed("write"))?;
+        let found = table.get(id).map_err(self.failed("read"))?;
+        let Some(mut record) = found.map(|value| self.parse::<VmRecord>(value.value())).transpose()? else {
+            return Ok(None);
+        };
+        change(&mut record);
+        table.insert(id, json(&record)?.as_slice()).map_err(self.failed("write"))?;
+        Ok(Some(record))
+    }
+
+    /// Removes a machine; its volume is remembered, if there is one to be.
+    pub(super) fn remove(&self, id: &str, kept: Option<&KeptVolume>) -> Result<()> {
+        self.change(|transaction| {
+            let mut table = transaction.open_table(VMS).map_err(self.failed("write"))?;
+            table.remove(id).map_err(self.failed("write"))?;
+            if let Some(kept) = kept {
+                let mut table = transaction.open_table(KEPT).map_err(self.failed("write"))?;
+                table.insert(kept.id.as_str(), json(kept)?.as_slice()).map_err(self.failed("write"))?;
+            }
+            Ok(())
+        })
+    }
+
+    /// The volumes that were kept, oldest first.
+    pub(super) fn kept(&self) -> Result<Vec<KeptVolume>> {
+        let mut volumes: Vec<KeptVolume> = self.all(KEPT)?;
+        volumes.sort_by_key(|volume| volume.kept_at);
+        Ok(volumes)
+    }
+
+    /// Takes a volume that was kept: of two that ask for it one gets it.
+    pub(super) fn take(&self, id: &str) -> Result<Option<KeptVolume>> {
+        self.change(|transaction| {
+            let mut table = transaction.open_table(KEPT).map_err(self.failed("write"))?;
+            let taken = table.remove(id).map_err(self.failed("write"))?;
+            taken.map(|value| self.parse(value.value())).transpose()
+        })
+    }
+
+    /// Gives back what was taken.
+    pub(super) fn put_back(&self, volume: &KeptVolume) -> Result<()> {
+        self.change(|transaction| {
+            let mut table = transaction.open_table(KEPT).map_err(self.failed("write"))?;
+            table.insert(volume.id.as_str(), json(volume)?.as_slice()).map_err(self.failed("write"))?;
+            Ok(())
+        })
+    }
+}
+
+fn json(value: &impl Serialize) -> Result<Vec<u8>> {
+    serde_json::to_vec(value).map_err(|e| Error::internal("failed to write JSON").with_source(e))
+}
+
+fn failed(doing: &str, path: &Path, error: impl Into<redb::Error>) -> Error {
+    let message = format!("failed to {doing} the database {}", path.display());
+    match error.into() {
+        redb::Error::Io(e) => Error::io(message, e),
+        e @ redb::Error::Corrupted(_) => Error::integrity(message).with_source(e),
+        e => Error::internal(message).with_source(e),
+    }
+}
