@@ -109,7 +109,7 @@ impl Ship {
         let work: Boxed<'_, Option<Answer>> = match operation.split_once('/') {
             Some(("ipython", name)) => Box::pin(session.python(&self.vessel, id, name, payload)),
             Some(("shell", "exec")) => {
-                Box::pin(async { Some(shell::exec(&self.vessel, user, &payload).await) })
+                Box::pin(async { Some(shell::exec(&self.vessel, user, payload).await) })
             }
             Some(("shell", "processes")) => {
                 Box::pin(async { Some(shell::processes(&self.vessel, user).await) })

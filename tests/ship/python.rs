@@ -44,6 +44,7 @@ tests_on_each_python!(
     a_child_that_forgets_to_exit_answers_nothing,
     kernels_are_made_listed_and_ended,
     the_interpreter_is_the_session_s_user,
+    a_kernel_whose_ship_was_stopped_is_made_anew,
     modules_of_the_workspace_are_imported_but_do_not_replace_ours,
 );
 
@@ -389,6 +390,14 @@ async fn kernels_are_made_listed_and_ended(fleet: &Fleet) {
         }
     );
     assert_eq!(waiting["detail"], "The session was ended");
+}
+
+async fn a_kernel_whose_ship_was_stopped_is_made_anew(fleet: &Fleet) {
+    fleet.py("x = 1").await;
+    fleet.manager.stop_vessel(fleet.vessel().id()).await.unwrap();
+    until("it is seen", async || fleet.ann("ipython/kernel/status", json!({})).await["status"] == "dead")
+        .await;
+    assert_eq!(fleet.py("'x' in globals()").await, "False");
 }
 
 async fn the_interpreter_is_the_session_s_user(fleet: &Fleet) {

@@ -17,6 +17,7 @@ tests!(
     endless_output_is_cut,
     a_background_process_runs_on_and_is_listed,
     a_session_that_ends_takes_its_commands_along,
+    a_ship_that_was_killed_works_again,
     what_is_missing_or_wrong_is_said,
 );
 
@@ -228,5 +229,22 @@ async fn what_is_missing_or_wrong_is_said(store: &Store) {
     }
     let done = fleet.ann("shell/exec", json!({"command": "a\0b"})).await;
     assert!(done["error"].as_str().unwrap().contains("NUL"), "{done}");
+    fleet.end().await;
+}
+
+async fn a_ship_that_was_killed_works_again(store: &Store) {
+    if !need(&[Cap::SubordinateIds]) {
+        return;
+    }
+    let fleet = Fleet::new(store).await;
+    fleet.sh(ANN, "echo kept > file").await;
+    let (killed, ()) =
+        tokio::join!(fleet.ann("shell/exec", json!({"command": "touch on; sleep 60"})), async {
+            let marker = format!("/home/{ANNS}/workspace/on");
+            until("it runs", async || fleet.vessel().stat(&marker).await.is_ok()).await;
+            fleet.manager.stop_vessel(fleet.vessel().id()).await.unwrap();
+        });
+    assert_eq!(killed["success"], false, "{killed}");
+    assert_eq!(fleet.sh(ANN, "cat file").await, "kept");
     fleet.end().await;
 }

@@ -305,8 +305,8 @@ fn reads_only(request: &Request) -> bool {
 }
 
 /// A request about one file or directory, done as a user in a directory that it stays in.
-fn within(root: &Root, bounds: &Bounds<'_>, request: Request, fds: Vec<OwnedFd>) -> Handled {
-    let (path, follow) = match &request {
+fn within(root: &Root, bounds: &Bounds<'_>, request: &Request, fds: Vec<OwnedFd>) -> Handled {
+    let (path, follow) = match request {
         Request::Open { path, .. } | Request::WriteFile { path, .. } | Request::ReadDir { path } => {
             (path, true)
         }
@@ -315,25 +315,25 @@ fn within(root: &Root, bounds: &Bounds<'_>, request: Request, fds: Vec<OwnedFd>)
         Request::MakeDir { path, parents, .. } => (path, *parents),
         Request::Remove { path, .. } => (path, false),
         Request::Rename { from, to } => {
-            let (from, to) = (from.clone(), to.clone());
-            return bounds.work(root, &from, false, |_, from| {
+            return bounds.work(root, from, false, |_, from| {
                 // Both are below the same directory.
-                bounds.work(root, &to, false, |root, to| {
+                bounds.work(root, to, false, |root, to| {
                     on_files(root, Request::Rename { from: from.to_vec(), to: to.to_vec() }, fds)
                 })
             });
         }
         _ => return Err(Fault::new(FaultKind::InvalidArgument, "not a request about files")),
     };
-    let path = path.clone();
-    bounds.work(root, &path, follow, |root, inside| {
+    bounds.work(root, path, follow, |root, inside| {
         let path = inside.to_vec();
         let request = match request {
-            Request::Open { flags, mode, .. } => Request::Open { path, flags, mode },
-            Request::WriteFile { mode, .. } => Request::WriteFile { path, mode },
-            Request::Stat { follow, .. } => Request::Stat { path, follow },
-            Request::MakeDir { mode, parents, .. } => Request::MakeDir { path, mode, parents },
-            Request::Remove { recursive, .. } => Request::Remove { path, recursive },
+            Request::Open { flags, mode, .. } => Request::Open { path, flags: *flags, mode: *mode },
+            Request::WriteFile { mode, .. } => Request::WriteFile { path, mode: *mode },
+            Request::Stat { follow, .. } => Request::Stat { path, follow: *follow },
+            Request::MakeDir { mode, parents, .. } => {
+                Request::MakeDir { path, mode: *mode, parents: *parents }
+            }
+            Request::Remove { recursive, .. } => Request::Remove { path, recursive: *recursive },
             _ => Request::ReadDir { path },
         };
         on_files(root, request, fds)
@@ -373,7 +373,7 @@ fn on_files(root: &Root, request: Request, mut fds: Vec<OwnedFd>) -> Handled {
             Reply::Done
         }
         Request::Within { uid, gid, base, request } => {
-            return within(root, &Bounds { uid, gid, base: &base }, *request, fds);
+            return within(root, &Bounds { uid, gid, base: &base }, &request, fds);
         }
         _ => return Err(Fault::new(FaultKind::InvalidArgument, "not a request about files")),
     };
