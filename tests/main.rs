@@ -48,6 +48,8 @@ mod property;
 mod registry;
 mod save;
 mod security_doc;
+#[cfg(feature = "serve")]
+mod serve;
 mod snapshot_files;
 mod snapshots;
 mod storage;
