@@ -49,10 +49,8 @@ impl Answer {
         let answer = self.is(422).json();
         let wrong = answer["detail"].as_array().unwrap();
         assert_eq!(wrong.len(), 1, "{answer}");
-        assert_eq!(
-            (&wrong[0]["type"], &wrong[0]["loc"], &wrong[0]["msg"]),
-            (&kind.into(), &loc, &msg.into())
-        );
+        let told = ["type", "loc", "msg"].map(|field| wrong[0][field].clone());
+        assert_eq!(told, [kind.into(), loc, msg.into()]);
     }
 }
 
