@@ -55,6 +55,8 @@ mod save;
 mod security_doc;
 #[cfg(feature = "serve")]
 mod ship;
+#[cfg(feature = "serve")]
+mod serve;
 mod snapshot_files;
 mod snapshots;
 mod storage;
