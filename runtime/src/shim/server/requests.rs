@@ -119,8 +119,11 @@ impl Server {
     /// What could not be mounted may be now. If it still cannot, files are what is done about it with.
     fn attach_missing(&mut self) {
         let incomplete = |mounted: &&mut Mounted| mounted.attached.fault().is_some();
-        if let Some(mounted) = self.mounted.as_mut().filter(incomplete) {
-            let _ = mounted.attach_again(&self.dirs);
+        if let Some(mounted) = self.mounted.as_mut().filter(incomplete)
+            && let Ok(true) = mounted.attach_again(&self.dirs)
+        {
+            // It was made without them.
+            self.retire_sandbox();
         }
     }
 
