@@ -4,6 +4,7 @@
 
 mod cli;
 mod disk;
+mod host;
 mod machine;
 mod without;
 

@@ -205,7 +205,7 @@ fn clone_mounts(dirs: &[Vec<u8>]) -> Result<Vec<OwnedFd>, Fault> {
     let clone = |path: &Vec<u8>| {
         let flags = OpenTreeFlags::OPEN_TREE_CLONE;
         rustix::mount::open_tree(rustix::fs::CWD, path.as_slice(), flags)
-            .map_err(|e| fault(&format!("open_tree(\"{}\")", path.escape_ascii()), &e.into()))
+            .map_err(|e| fault(&format!("open_tree(\"{}\")", path.escape_ascii()), &e.into()).of_host())
     };
     dirs.iter().map(clone).collect()
 }
@@ -264,7 +264,7 @@ fn fault(step: &str, error: &io::Error) -> Fault {
 }
 
 fn no_user_namespace(errno: nix::Error) -> Fault {
-    Fault {
+    let fault = Fault {
         kind: FaultKind::Unsupported,
         message: format!("unshare(CLONE_NEWUSER): {errno}"),
         errno: Some(errno as i32),
@@ -273,7 +273,11 @@ fn no_user_namespace(errno: nix::Error) -> Fault {
              on Ubuntu an AppArmor profile with userns); `vesselrt doctor` says which"
                 .to_owned(),
         ),
-    }
+    };
+    // None at all is another thing than all in use.
+    let forbidden =
+        std::fs::read_to_string("/proc/sys/user/max_user_namespaces").is_ok_and(|max| max.trim() == "0");
+    if forbidden { fault } else { fault.of_host() }
 }
 
 fn no_namespaces(errno: nix::Error) -> Fault {
@@ -287,4 +291,5 @@ fn no_namespaces(errno: nix::Error) -> Fault {
                 .to_owned(),
         ),
     }
+    .of_host()
 }
