@@ -5,6 +5,7 @@
 mod cli;
 mod detached;
 mod disk;
+mod host;
 mod machine;
 mod without;
 
