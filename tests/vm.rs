@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod cli;
+mod languages;
 mod processes;
 mod runs;
 mod volumes;

@@ -199,12 +199,15 @@ impl VmService {
 
     async fn make(&self, options: VmCreateOptions) -> Result<VmRecord> {
         let mut record = self.new_record(&options)?;
-        let adopted = match &options.adopt {
-            Some(id) => Some(self.take_kept(id).await?),
+        let adopted = match options.adopt {
+            Some(id) => Some(self.find_kept(&id).await?),
             None => None,
         };
-        let made = self.build(&record, adopted.as_ref()).await;
-        if let Err(error) = made {
+        if let Some(volume) = &adopted {
+            // Where it is it stays: nothing is moved that a crash could leave half way.
+            record.storage.persist_path.clone_from(&volume.path);
+        }
+        if let Err(error) = self.build(&record, adopted.clone()).await {
             self.undo(&record, adopted).await;
             return Err(error);
         }
@@ -248,27 +251,19 @@ impl VmService {
         })
     }
 
-    async fn take_kept(&self, id: &str) -> Result<KeptVolume> {
-        let wanted = id.to_owned();
-        let taken = self.store(move |store| store.take(&wanted)).await?;
-        taken.ok_or_else(|| {
-            Error::not_found(format!("no volume was kept of vm {id}"))
-                .with_remedy("see `vesselrt vm list --kept`")
-        })
+    async fn find_kept(&self, id: &str) -> Result<KeptVolume> {
+        let volumes = self.kept_volumes().await?;
+        volumes.into_iter().find(|volume| volume.id == id).ok_or_else(|| not_kept(id))
     }
 
-    /// The record first: what a crash leaves can be listed and removed.
-    async fn build(&self, record: &VmRecord, adopted: Option<&KeptVolume>) -> Result<()> {
-        let (new, from) = (record.clone(), adopted.map(|volume| volume.path.clone()));
+    /// The record first: what a crash leaves can be listed and removed. Of two that adopt one volume one gets it.
+    async fn build(&self, record: &VmRecord, adopted: Option<KeptVolume>) -> Result<()> {
+        let new = record.clone();
         self.store(move |store| {
-            launch::make_directories(&new.storage)?;
-            if let Some(from) = from {
-                // In the place of the empty one.
-                let to = &new.storage.persist_path;
-                std::fs::rename(&from, to)
-                    .map_err(|e| Error::io(format!("failed to move the volume {}", from.display()), e))?;
+            if !store.add(&new, adopted.as_ref())? {
+                return Err(not_kept(&adopted.map(|volume| volume.id).unwrap_or_default()));
             }
-            store.add(&new)
+            launch::make_directories(&new.storage)
         })
         .await?;
         let vessel = launch::launch(&self.inner.manager, record).await?;
@@ -287,20 +282,20 @@ impl VmService {
         vessel.close().await
     }
 
-    /// Takes back what a creation that failed has made; a volume that was there stays.
+    /// Takes back what a creation that failed has made; a volume that was there is kept again.
     async fn undo(&self, record: &VmRecord, adopted: Option<KeptVolume>) {
         let _ = self.inner.manager.delete_vessel(&record.id).await;
         let gone = record.clone();
         let _ = self
             .store(move |store| {
-                if let Some(volume) = adopted {
-                    let _ = std::fs::rename(&gone.storage.persist_path, &volume.path);
-                    store.put_back(&volume)?;
-                } else if gone.persist {
+                if store.get(&gone.id)?.is_none() {
+                    return Ok(());
+                }
+                if adopted.is_none() && gone.persist {
                     let _ = std::fs::remove_dir(&gone.storage.persist_path);
                 }
                 let _ = std::fs::remove_dir_all(&gone.storage.root);
-                store.remove(&gone.id, None)
+                store.remove(&gone.id, adopted.as_ref())
             })
             .await;
     }
@@ -417,8 +412,9 @@ impl VmService {
     /// # Errors
     /// [`NotFound`](ErrorKind::NotFound) for one that was not; those of removing files, after which it is still there.
     pub async fn clean_kept(&self, id: &str) -> Result<KeptVolume> {
-        let volume = self.take_kept(id).await?;
-        let own = self.clone();
+        let (own, wanted) = (self.clone(), id.to_owned());
+        let taken = self.store(move |store| store.take(&wanted)).await?;
+        let volume = taken.ok_or_else(|| not_kept(id))?;
         detached(async move {
             match own.inner.manager.remove_host_tree(&volume.path).await {
                 Ok(()) => Ok(volume),
@@ -464,6 +460,10 @@ impl VmService {
         let inner = Arc::clone(&self.inner);
         blocking(move || work(&inner.store)).await
     }
+}
+
+fn not_kept(id: &str) -> Error {
+    Error::not_found(format!("no volume was kept of vm {id}")).with_remedy("see `vesselrt vm list --kept`")
 }
 
 /// The error of one that is not there.

@@ -1,7 +1,7 @@
 //! The database: one file that any number of processes use, each for the length of one transaction.
 #![forbid(unsafe_code)]
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use redb::{Database, ReadableTable, TableDefinition};
@@ -17,6 +17,8 @@ use crate::store::lock::{self, Mode};
 /// The name of the file.
 pub(super) const FILE: &str = "agent.redb";
 const LOCK: &str = "agent.lock";
+/// The file, until it is whole.
+const STAGED: &str = ".agent.redb";
 const VMS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("vms");
 const KEPT: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("kept");
 
@@ -57,8 +59,20 @@ impl VmStore {
         let dir = dirs::open_path(&self.dir)?;
         let _lock = lock::wait(dir.as_fd(), LOCK, Mode::Exclusive)?;
         let path = self.path();
-        let database = Database::create(&path).map_err(|e| failed("open", &path, e))?;
+        if !dirs::exists(dir.as_fd(), FILE)? {
+            self.make(dir.as_fd())?;
+        }
+        let database = Database::open(&path).map_err(|e| failed("open", &path, e))?;
         work(&database)
+    }
+
+    /// Whole, or not at all: one whose making was interrupted could not be opened.
+    fn make(&self, dir: BorrowedFd<'_>) -> Result<()> {
+        let staged = self.dir.join(STAGED);
+        dirs::unlink(dir, STAGED)?;
+        drop(Database::create(&staged).map_err(|e| failed("make", &staged, e))?);
+        dirs::rename_if_there(dir, STAGED, dir, FILE)?;
+        dirs::sync(dir)
     }
 
     fn failed<E: Into<redb::Error>>(&self, doing: &'static str) -> impl Fn(E) -> Error {
@@ -113,15 +127,22 @@ impl VmStore {
         Ok(self.list()?.into_iter().find(|record| record.id == id))
     }
 
-    /// A new machine; one that has its id is an error.
-    pub(super) fn add(&self, record: &VmRecord) -> Result<()> {
+    /// A new machine, which takes over a volume that was kept; false where somebody else has that already.
+    pub(super) fn add(&self, record: &VmRecord, adopted: Option<&KeptVolume>) -> Result<bool> {
         self.change(|transaction| {
+            if let Some(volume) = adopted {
+                let mut table = transaction.open_table(KEPT).map_err(self.failed("write"))?;
+                let taken = table.remove(volume.id.as_str()).map_err(self.failed("write"))?;
+                if taken.is_none() {
+                    return Ok(false);
+                }
+            }
             let mut table = transaction.open_table(VMS).map_err(self.failed("write"))?;
-            let before =
-                table.insert(record.id.as_str(), json(record)?.as_slice()).map_err(self.failed("write"))?;
+            let json = json(record)?;
+            let before = table.insert(record.id.as_str(), json.as_slice()).map_err(self.failed("write"))?;
             match before {
                 Some(_) => Err(Error::internal(format!("there is a machine {} already", record.id))),
-                None => Ok(()),
+                None => Ok(true),
             }
         })
     }

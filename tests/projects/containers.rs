@@ -97,7 +97,9 @@ async fn stop_gives_what_runs_time_to_end(store: &Store) {
 
 async fn variables_and_image_are_honoured_also_after_a_restart(store: &Store) {
     let registry = registry(store).await;
-    let options = ProjectOptions::new().image(BASE).env("TOKEN", "x y=z").env("PATH", "/bin");
+    // Not the default.
+    store.manager().await.tag_image(BASE, "localhost/other:1").await.unwrap();
+    let options = ProjectOptions::new().image("localhost/other:1").env("TOKEN", "x y=z").env("PATH", "/bin");
     registry.create_project_with("web", options).await.unwrap();
     assert_eq!(sh(&registry, "web", "echo \"$TOKEN $PATH\"").await, "x y=z /bin\n");
     registry.stop_project("web").await.unwrap();
@@ -111,7 +113,7 @@ async fn variables_and_image_are_honoured_also_after_a_restart(store: &Store) {
     store.manager().await.delete_vessel("vega-web").await.unwrap();
     assert_eq!(sh(&registry, "web", "echo \"$TOKEN\"").await, "x y=z\n");
     let manifest = store.manager().await.vessel_manifest("vega-web").await.unwrap();
-    assert_eq!(manifest.base_image_ref, registry.get_project("web").await.unwrap().image);
+    assert_eq!(manifest.base_image_ref, "localhost/other:1");
     registry.delete_project("web").await.unwrap();
 }
 

@@ -56,6 +56,15 @@ async fn many_processes_lose_no_machine(store: &Store) {
 
 async fn a_process_that_is_killed_leaves_a_database_that_opens(store: &Store) {
     let service = service(store).await;
+    // Also where it is made.
+    for pause in 1..30 {
+        let _ = std::fs::remove_file(super::state(store).join("agent.redb"));
+        let mut child = command(store, &["list"]).stdout(std::process::Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(pause * 2));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(service.list().await.unwrap().len(), 0, "after {} ms", pause * 2);
+    }
     let record = super::vm(&service).await;
     for pause in [1, 3, 6, 10, 15, 20, 30, 40] {
         let mut child = command(store, &["stop", "--vm", &record.id]).spawn().unwrap();
