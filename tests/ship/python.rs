@@ -42,11 +42,21 @@ tests_on_each_python!(
     endless_output_and_huge_results_are_cut,
     what_code_does_to_its_streams_is_undone,
     a_child_that_forgets_to_exit_answers_nothing,
+    answers_that_code_makes_up_are_not_those_of_another_call,
     kernels_are_made_listed_and_ended,
     the_interpreter_is_the_session_s_user,
     a_kernel_whose_ship_was_stopped_is_made_anew,
     modules_of_the_workspace_are_imported_but_do_not_replace_ours,
 );
+
+mod limits {
+    #[test]
+    fn a_kernel_that_uses_up_the_memory_says_so() {
+        if crate::testkit::need(&[crate::testkit::Cap::ControlGroups]) {
+            super::on(crate::testkit::Cap::NetworkDebian, super::a_kernel_that_uses_up_the_memory_says_so);
+        }
+    }
+}
 
 mod figures {
     #[test]
@@ -316,11 +326,7 @@ async fn endless_output_and_huge_results_are_cut(fleet: &Fleet) {
     fleet.py("import subprocess; p = subprocess.Popen(['yes'])").await;
     let began = Instant::now();
     let text = fleet.py("p.kill(); p.wait(); print('end')").await;
-    assert!(
-        text.ends_with("end") || text.contains("[output cut: "),
-        "{}",
-        &text[text.len().saturating_sub(100)..]
-    );
+    assert!(text.contains("\nend"), "{} bytes", text.len());
     assert!(began.elapsed() < Duration::from_secs(10));
     assert_eq!(fleet.py("print('quiet')").await, "quiet");
 }
@@ -353,6 +359,24 @@ async fn a_child_that_forgets_to_exit_answers_nothing(fleet: &Fleet) {
     assert_eq!(fleet.py("print('still one')").await, "still one");
     let text = fleet.py("import multiprocessing as m\nwith m.get_context('fork').Pool(2) as p: print(p.map(abs, [-1, -2]))").await;
     assert_eq!(text, "[1, 2]");
+}
+
+async fn answers_that_code_makes_up_are_not_those_of_another_call(fleet: &Fleet) {
+    // What is written to all descriptors that there are.
+    let everywhere = |data: &str| {
+        format!(
+            "import os\ndata = {data}\nfor fd in range(3, 100):\n    try: os.write(fd, data)\n    except OSError: pass\n"
+        )
+    };
+    let frame = r#"(lambda d: len(d).to_bytes(4, "big") + d)(b'{"id": "made up", "count": 1, "images": [], "error": null, "leaving": false}')"#;
+    fleet.runs(&everywhere(frame)).await;
+    assert_eq!(fleet.py("print('mine')").await, "mine");
+    for garbage in ["b'\\xff' * 100", "b'\\0\\0\\0\\1x'"] {
+        let began = Instant::now();
+        fleet.runs(&everywhere(garbage)).await;
+        assert_eq!(fleet.py("print('mine')").await, "mine", "{garbage}");
+        assert!(began.elapsed() < PATIENCE, "{garbage}: {:?}", began.elapsed());
+    }
 }
 
 async fn kernels_are_made_listed_and_ended(fleet: &Fleet) {
@@ -423,6 +447,13 @@ async fn modules_of_the_workspace_are_imported_but_do_not_replace_ours(fleet: &F
     }
     fleet.ann("fs/create_file", json!({"path": "own.py", "content": "value = 7"})).await;
     assert_eq!(fleet.py("import own; own.value").await, "7");
+}
+
+async fn a_kernel_that_uses_up_the_memory_says_so(fleet: &Fleet) {
+    fleet.vessel().update(|limits| limits.memory = Some(200 << 20)).await.unwrap();
+    let error = fleet.fails("x = bytearray(1 << 30)\nfor i in range(0, len(x), 4096): x[i] = 1").await;
+    assert!(error.contains("it was killed because the memory was used up"), "{error}");
+    assert_eq!(fleet.py("1 + 1").await, "2");
 }
 
 async fn figures_are_images_of_the_call_that_made_them(fleet: &Fleet) {

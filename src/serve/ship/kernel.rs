@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::frames::{Frames, frame};
-use super::output::Kept;
+use super::output::{Kept, MOST_OUTPUT};
 use super::users::User;
 use crate::{ExecOptions, ExecResult, Running, Vessel};
 
@@ -36,6 +36,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 const GONE: Duration = Duration::from_secs(5);
 /// Most bytes that a pipe holds, and that belong to an answer after it.
 const PIPE: usize = 2 << 20;
+/// Bytes that are kept of what is written while no code runs.
+const BETWEEN: usize = 64 << 10;
 /// Calls that wait; those after them wait to wait.
 const QUEUE: usize = 64;
 
@@ -164,7 +166,7 @@ impl Owner {
             requests: ours.requests,
             answers: Frames::new(ours.answers),
             output: Some(ours.output),
-            kept: Kept::default(),
+            kept: Kept::up_to(BETWEEN),
         };
         match tokio::time::timeout(PATIENCE, started.answer::<Ready>()).await {
             Ok(Ok(Some(_))) => Ok(started),
@@ -281,6 +283,7 @@ impl Interpreter {
             Ok(request) => request,
             Err(error) => return (Ran::failed(error.to_string()), true),
         };
+        self.kept.more(MOST_OUTPUT);
         let in_time = async {
             // Nothing else is written meanwhile, and who does not read is killed.
             self.requests.write_all(&request).await?;
@@ -306,7 +309,7 @@ impl Interpreter {
         if late {
             ran.error = Some(format!("Code execution timed out after {} seconds", call.timeout.as_secs()));
         }
-        ran.text = std::mem::take(&mut self.kept).text();
+        ran.text = std::mem::replace(&mut self.kept, Kept::up_to(BETWEEN)).text();
         (ran, lives)
     }
 

@@ -12,15 +12,32 @@ use tokio::io::AsyncWrite;
 pub const MOST_OUTPUT: usize = 16 << 20;
 
 /// The beginning of what was written.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Kept {
     bytes: Vec<u8>,
+    limit: usize,
     lost: u64,
 }
 
+impl Default for Kept {
+    fn default() -> Self {
+        Self::up_to(MOST_OUTPUT)
+    }
+}
+
 impl Kept {
+    /// Keeps so many bytes.
+    pub(super) fn up_to(limit: usize) -> Self {
+        Self { bytes: Vec::new(), limit, lost: 0 }
+    }
+
+    /// Keeps so many more from now on.
+    pub(super) fn more(&mut self, limit: usize) {
+        self.limit = self.bytes.len() + limit;
+    }
+
     pub(super) fn add(&mut self, data: &[u8]) {
-        let taken = data.len().min(MOST_OUTPUT - self.bytes.len());
+        let taken = data.len().min(self.limit - self.bytes.len());
         self.bytes.extend_from_slice(&data[..taken]);
         self.lost += (data.len() - taken) as u64;
     }
@@ -73,5 +90,10 @@ mod tests {
         kept.add(&vec![b'x'; MOST_OUTPUT]);
         assert_eq!(kept.bytes.len(), MOST_OUTPUT);
         assert!(kept.text().ends_with("x\n[output cut: 9 more bytes]"));
+        let mut kept = Kept::up_to(2);
+        kept.add(b"abc");
+        kept.more(3);
+        kept.add(b"defg");
+        assert_eq!(kept.text(), "abdef\n[output cut: 2 more bytes]");
     }
 }
