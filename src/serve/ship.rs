@@ -18,6 +18,7 @@
 mod encoding;
 mod files;
 mod frames;
+mod interpreter;
 mod kernel;
 mod log;
 mod output;
