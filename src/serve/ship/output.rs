@@ -1,13 +1,6 @@
 //! What a command writes, kept up to a limit.
 #![forbid(unsafe_code)]
 
-use std::io;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
-
-use tokio::io::AsyncWrite;
-
 /// Bytes that are kept of what one command, or one piece of code, writes to one stream.
 pub const MOST_OUTPUT: usize = 16 << 20;
 
@@ -50,31 +43,6 @@ impl Kept {
             0 => text.to_owned(),
             lost => format!("{text}\n[output cut: {lost} more bytes]"),
         }
-    }
-}
-
-/// A stream that keeps the beginning of what is written to it. Clones share it.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Collector(Arc<Mutex<Kept>>);
-
-impl Collector {
-    pub(super) fn text(&self) -> String {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).text()
-    }
-}
-
-impl AsyncWrite for Collector {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).add(data);
-        Poll::Ready(Ok(data.len()))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
     }
 }
 
