@@ -11,6 +11,7 @@
 //! | `VESSELRT_TEST_DEBIAN` | a tar of a Debian root file system; default: made once by mmdebstrap |
 //! | `VESSELRT_TEST_KERNEL` | a directory made by `fixtures/kernel.sh`; default: made once with apt |
 //! | `VESSELRT_TEST_DEBIAN_NET` | the same with curl, Python and Node.js |
+//! | `VESSELRT_TEST_SDK` | a virtual environment of Python with shipyard-python-sdk 0.2.4 |
 //! | `VESSELRT_TEST_SEED` | seed of the tests with random moments, printed when they fail |
 #![forbid(unsafe_code)]
 // A test says by panicking that something is not as it must be.
