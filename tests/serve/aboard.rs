@@ -15,12 +15,18 @@ fn a_file_is_uploaded_and_downloaded_as_it_is() {
     let id = bay.ship_id("one");
     let content: Vec<u8> = (0..3_000_000_u32).map(|n| u8::try_from(n * 31 % 251).unwrap()).collect();
     let upload = |path: &str, content: &[u8]| {
-        bay.request("POST", &format!("/ship/{id}/upload")).session("one").form(Some(path), Some(content)).send()
+        bay.request("POST", &format!("/ship/{id}/upload"))
+            .session("one")
+            .form(Some(path), Some(content))
+            .send()
     };
     let done = upload("größe/a b.bin", &content).is(200).json();
     let place = done["file_path"].as_str().unwrap();
     assert!(place.starts_with("/home/ship_one/") && place.ends_with("/größe/a b.bin"), "{place}");
-    assert_eq!(done, json!({ "success": true, "message": "File uploaded successfully", "file_path": place, "error": null }));
+    assert_eq!(
+        done,
+        json!({ "success": true, "message": "File uploaded successfully", "file_path": place, "error": null })
+    );
     let download = |path: &str| {
         bay.request("GET", &format!("/ship/{id}/download?file_path={path}")).session("one").send()
     };
@@ -31,12 +37,16 @@ fn a_file_is_uploaded_and_downloaded_as_it_is() {
     assert_eq!(got.header("content-disposition"), Some("attachment; filename=\"a b.bin\""));
     upload("ü.txt", b"").is(200);
     let odd = download("%C3%BC.txt").is(200);
-    assert_eq!(odd.header("content-disposition"), Some("attachment; filename=\"_.txt\"; filename*=UTF-8''%C3%BC.txt"));
+    assert_eq!(
+        odd.header("content-disposition"),
+        Some("attachment; filename=\"_.txt\"; filename*=UTF-8''%C3%BC.txt")
+    );
     download("none").is(404);
     download(".").is(400);
     download("../../../etc/passwd").is(403);
     upload("../../../etc/passwd", b"x").is(403);
-    let direct = bay.request("POST", &format!("/ship/{id}/api/upload")).session("one").form(Some("d"), Some(b"xyz"));
+    let direct =
+        bay.request("POST", &format!("/ship/{id}/api/upload")).session("one").form(Some("d"), Some(b"xyz"));
     assert_eq!(direct.send().is(200).json()["size"], 3);
     let direct = bay.request("GET", &format!("/ship/{id}/api/download?file_path=d")).session("one").send();
     assert_eq!(direct.is(200).text(), "xyz");
@@ -48,7 +58,9 @@ fn what_the_original_promises_of_processes_is_answered() {
     let bay = Bay::start(&[]);
     let id = bay.ship_id("one");
     let exec = |kind: &str, payload: serde_json::Value| {
-        bay.post(&format!("/ship/{id}/exec"), "one", &json!({ "type": kind, "payload": payload })).is(200).json()
+        bay.post(&format!("/ship/{id}/exec"), "one", &json!({ "type": kind, "payload": payload }))
+            .is(200)
+            .json()
     };
     let begun = exec("shell/exec", json!({ "command": "sleep 100", "background": true }));
     assert_eq!(begun["data"]["process_id"].as_str().map(str::len), Some(8), "{begun}");
@@ -57,7 +69,8 @@ fn what_the_original_promises_of_processes_is_answered() {
     assert_eq!(list["data"]["processes"][0]["status"], "running");
     let cwd = exec("shell/cwd", json!({}));
     assert_eq!(cwd["data"]["cwd"], "/home/ship_one/workspace");
-    let direct = bay.request("GET", &format!("/ship/{id}/api/shell/processes")).session("one").send().is(200).json();
+    let direct =
+        bay.request("GET", &format!("/ship/{id}/api/shell/processes")).session("one").send().is(200).json();
     assert_eq!(direct["processes"][0]["process_id"], begun["data"]["process_id"]);
     let logs = bay.get(&format!("/ship/logs/{id}")).is(200).json();
     assert!(logs["logs"].as_str().unwrap().contains("shell/exec"), "{logs}");
@@ -72,7 +85,10 @@ fn one_session_reads_nothing_of_another() {
     bay.sh(&id, "one", "echo mine > secret");
     let read = bay.try_sh(&id, "two", "cat /home/ship_one/workspace/secret").is(200).json();
     assert_ne!(read["data"]["return_code"], 0, "{read}");
-    bay.request("GET", &format!("/ship/{id}/download?file_path=/home/ship_one/workspace/secret")).session("two").send().is(403);
+    bay.request("GET", &format!("/ship/{id}/download?file_path=/home/ship_one/workspace/secret"))
+        .session("two")
+        .send()
+        .is(403);
     assert_eq!(bay.sh(&id, "one", "cat secret"), "mine");
     bay.end();
 }
