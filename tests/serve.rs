@@ -2,6 +2,7 @@
 //! bytes that no client sends.
 #![forbid(unsafe_code)]
 
+mod aboard;
 mod bay;
 mod contract;
 mod history;
@@ -10,6 +11,8 @@ mod invalid;
 mod life;
 mod limits;
 mod restart;
+mod sdk;
 mod sessions;
 mod tls;
+mod websocket;
 mod wire;

@@ -27,7 +27,7 @@ fn a_session_gets_its_ship_again_as_it_is() {
 fn a_session_gets_its_stopped_ship_back_with_what_was_written() {
     let bay = Bay::start(&[]);
     let ship = bay.ship_id("one");
-    bay.sh(&ship, "one", "echo kept > /note");
+    bay.sh(&ship, "one", "echo kept > /tmp/note");
     bay.delete(&format!("/ship/{ship}")).is(204);
     bay.get(&format!("/ship/{ship}")).says(404, "Ship not found");
     bay.delete(&format!("/ship/{ship}")).says(404, "Ship not found");
@@ -36,7 +36,7 @@ fn a_session_gets_its_stopped_ship_back_with_what_was_written() {
     assert_eq!(session["is_active"], false);
     let back = bay.ship("one", &json!({ "ttl": 77 }));
     assert_eq!((id(&back), &back["status"], &back["ttl"]), (ship.clone(), &json!(1), &json!(77)));
-    assert_eq!(bay.sh(&ship, "one", "cat /note"), "kept");
+    assert_eq!(bay.sh(&ship, "one", "cat /tmp/note"), "kept");
     bay.get(&format!("/ship/{ship}")).is(200);
     bay.end();
 }
@@ -62,7 +62,7 @@ fn a_ship_is_stopped_when_its_time_is_up_and_can_be_started_again() {
     let bay = Bay::start(&[]);
     let ship = bay.ship("one", &json!({ "ttl": 2 }));
     let ship = id(&ship);
-    bay.sh(&ship, "one", "echo kept > /note");
+    bay.sh(&ship, "one", "echo kept > /tmp/note");
     bay.until_stopped(&ship);
     let stopped = bay.get(&format!("/ship/{ship}")).is(200).json();
     assert_eq!((&stopped["status"], &stopped["current_session_num"]), (&json!(0), &json!(0)));
@@ -70,7 +70,7 @@ fn a_ship_is_stopped_when_its_time_is_up_and_can_be_started_again() {
     bay.post(&format!("/ship/{ship}/extend-ttl"), "one", &json!({ "ttl": 60 })).says(404, "Ship not found");
     let started = bay.post(&format!("/ship/{ship}/start"), "one", &json!({ "ttl": 60 })).is(200).json();
     assert_eq!((&started["status"], &started["ttl"]), (&json!(1), &json!(60)));
-    assert_eq!(bay.sh(&ship, "one", "cat /note"), "kept");
+    assert_eq!(bay.sh(&ship, "one", "cat /tmp/note"), "kept");
     let up = bay.request("POST", &format!("/ship/{ship}/start")).send().is(200).json();
     assert_eq!(up["ttl"], 60, "one that is up is left as it is");
     bay.end();
@@ -145,10 +145,10 @@ fn what_stopped_ships_have_written_is_kept_only_so_long() {
 fn a_ship_that_was_killed_from_outside_goes_on() {
     let bay = Bay::start(&[]);
     let ship = bay.ship_id("one");
-    bay.sh(&ship, "one", "echo kept > /note");
+    bay.sh(&ship, "one", "echo kept > /tmp/note");
     let vessel = bay.get(&format!("/ship/{ship}")).json()["container_id"].as_str().unwrap().to_owned();
     bay.shell.call(["stop", &vessel]).succeeds();
     wait_until("it answers again", || bay.try_sh(&ship, "one", "true").status == 200);
-    assert_eq!(bay.sh(&ship, "one", "cat /note"), "kept");
+    assert_eq!(bay.sh(&ship, "one", "cat /tmp/note"), "kept");
     bay.end();
 }

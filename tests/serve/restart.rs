@@ -13,7 +13,7 @@ fn survives(signal: Signal) {
         bay.ship("one", &json!({ "ttl": 600, "max_session_num": 2 }))["id"].as_str().unwrap().to_owned();
     bay.ship("two", &json!({ "ttl": 60 }));
     let other = bay.ship_id("three");
-    bay.sh(&ship, "one", "echo kept > /note");
+    bay.sh(&ship, "one", "echo kept > /tmp/note");
     bay.delete(&format!("/ship/{other}")).is(204);
     let before = bay.get(&format!("/ship/{ship}")).json();
     let sessions = bay.get("/sessions").json();
@@ -35,7 +35,7 @@ fn survives(signal: Signal) {
     assert_eq!(names(&sessions), names(&bay.get("/sessions").json()));
     assert_eq!(bay.listed(&other), Some(0));
     bay.get(&format!("/ship/{other}")).says(404, "Ship not found");
-    assert_eq!(bay.sh(&ship, "two", "cat /note"), "kept");
+    assert_eq!(bay.sh(&ship, "two", "cat /tmp/note"), "kept");
     assert_eq!(bay.ship_id("one"), ship);
     assert_eq!(bay.ship_id("three"), other);
     bay.end();

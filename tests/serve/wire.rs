@@ -128,7 +128,7 @@ fn what_is_not_utf_8_is_refused_with_a_message() {
     bytes.extend_from_slice(b"\xff\xfe\r\nContent-Length: 9\r\n\r\n{\"ttl\":5}");
     let answer = parse(&raw(bay.address(), &bytes)).is(422).json();
     assert_eq!(answer["detail"][0]["type"], "string_unicode");
-    bay.get("/ship/%ff%fe").is(400);
+    bay.get("/ship/%ff%fe").says(400, "Bad Request");
     bay.get("/ship/%00").says(404, "Ship not found");
     bay.get("/ship/..%2f..%2fetc").says(404, "Ship not found");
     bay.end();
