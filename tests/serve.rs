@@ -3,12 +3,14 @@
 #![forbid(unsafe_code)]
 
 mod bay;
+mod browser;
 mod contract;
 mod history;
 mod http;
 mod invalid;
 mod life;
 mod limits;
+mod page;
 mod restart;
 mod sessions;
 mod tls;
