@@ -55,9 +55,9 @@ mod registry;
 mod save;
 mod security_doc;
 #[cfg(feature = "serve")]
-mod ship;
-#[cfg(feature = "serve")]
 mod serve;
+#[cfg(feature = "serve")]
+mod ship;
 mod snapshot_files;
 mod snapshots;
 mod storage;

@@ -4,12 +4,14 @@
 
 mod aboard;
 mod bay;
+mod browser;
 mod contract;
 mod history;
 mod http;
 mod invalid;
 mod life;
 mod limits;
+mod page;
 mod restart;
 mod sdk;
 mod sessions;

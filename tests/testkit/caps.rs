@@ -55,6 +55,8 @@ pub(crate) enum Cap {
     Tmux,
     /// A root file system with Python, IPython and matplotlib, made by `fixtures/languages.sh`.
     Languages,
+    /// chromium, for the page of the service.
+    Chromium,
 }
 
 /// Whether the machine has all of it. Says what is missing, and panics about it where nothing may be missing.
@@ -109,6 +111,7 @@ impl Cap {
             Self::Languages => super::image::languages_tar().is_some(),
             Self::NetworkDebian => super::image::network_debian_tar().is_some(),
             Self::Tmux => which("tmux").is_some(),
+            Self::Chromium => which("chromium").is_some(),
         }
     }
 }
