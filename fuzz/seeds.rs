@@ -109,7 +109,8 @@ fn documents() -> Vec<(u8, String)> {
 fn frames(dir: &Path) -> io::Result<()> {
     use std::io::Read;
     use std::os::unix::net::UnixStream;
-    use vesselrt_runtime::shim::protocol::{Driver, ExecRequest, MountSpec, Reply, Request};
+    use vesselrt_runtime::settings::Limits;
+    use vesselrt_runtime::shim::protocol::{Driver, ExecRequest, MountSpec, Reply, Request, SpawnRequest};
     use vesselrt_runtime::shim::wire;
     let exec =
         ExecRequest { argv: vec![b"sh".to_vec()], env: vec![b"A=b".to_vec()], ..ExecRequest::default() };
@@ -122,9 +123,29 @@ fn frames(dir: &Path) -> io::Result<()> {
     };
     let requests = [
         Request::Hello,
-        Request::Exec(Box::new(exec)),
+        Request::Exec(Box::new(exec.clone())),
         Request::Remount(spec),
         Request::Stat { path: b"/x".to_vec(), follow: true },
+        Request::Keep(true),
+        Request::Linger { millis: 60_000 },
+        Request::Shutdown { destroy: true },
+        Request::Signal(15),
+        Request::Capture { longest_ms: 10_000 },
+        Request::CopyAhead,
+        Request::Run(Box::new(exec.clone())),
+        Request::Limit { limits: Box::new(Limits::new().memory(1 << 30).pids(100)), groups: 1 },
+        Request::Spawn(Box::new(SpawnRequest {
+            command: exec,
+            input: true,
+            timeout_ms: Some(1000),
+            log_limit: 16 << 20,
+        })),
+        Request::Processes,
+        Request::SignalProcess { process: 1, signal: 9 },
+        Request::WaitProcess { process: 1 },
+        Request::OpenInput { process: 1 },
+        Request::CloseInput { process: 1 },
+        Request::EndProcesses { grace_ms: 2000 },
     ];
     for (n, request) in requests.iter().enumerate() {
         let (a, mut b) = UnixStream::pair()?;

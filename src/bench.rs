@@ -122,6 +122,8 @@ impl Benchmark {
 }
 
 const LIBRARY: &str = "vesselrt (library)";
+/// [`LIBRARY`] with both outputs read to their ends.
+const PIPED: &str = "vesselrt (library, piped)";
 const EXEC: &str = "vesselrt exec";
 const RUN: &str = "vesselrt run --rm";
 
@@ -270,7 +272,8 @@ async fn one(
 fn lanes(benchmark: Benchmark, lab: &Shared) -> Outcome<Vec<Lane>> {
     let mut lanes = match benchmark {
         Benchmark::Exec => vec![
-            Lane::library(LIBRARY, commands::Library::new(lab)),
+            Lane::library(LIBRARY, commands::Library::new(lab, false)),
+            Lane::library(PIPED, commands::Library::new(lab, true)),
             Lane::command(
                 "vesselrt exec (started)",
                 commands::Command::new(lab, commands::Verb::ExecStarted),

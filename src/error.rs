@@ -175,7 +175,12 @@ impl Error {
     /// `message` is what was tried ("failed to …"), `source` what the system said.
     pub(crate) fn io(message: impl Into<String>, source: impl Into<io::Error>) -> Self {
         let source = source.into();
-        Self::new(of_storage(io_kind(&source), String::new), message).with_source(source)
+        let limit = Errno::from_io_error(&source).and_then(limit_of_the_host);
+        let error = match limit {
+            Some(remedy) => Self::new(ErrorKind::LimitExceeded, message).with_remedy(remedy),
+            None => Self::new(of_storage(io_kind(&source), String::new), message),
+        };
+        error.with_source(source)
     }
 
     /// `message` is what was tried ("failed to …").
@@ -194,6 +199,17 @@ impl Error {
             Some(remedy) => error.with_remedy(remedy),
             None => error,
         }
+    }
+}
+
+/// What to do when this process, its user or the host has no more of something.
+fn limit_of_the_host(errno: Errno) -> Option<&'static str> {
+    match errno {
+        Errno::MFILE => {
+            Some("this process has as many open files as it may: close vessels, or raise `ulimit -n`")
+        }
+        Errno::NFILE => Some("this host has as many open files as it may: raise sysctl fs.file-max"),
+        _ => None,
     }
 }
 
@@ -268,6 +284,12 @@ impl From<CallError> for Error {
 impl From<LaunchError> for Error {
     fn from(error: LaunchError) -> Self {
         match error {
+            LaunchError::Start { step, source } if Errno::from_io_error(&source) == Some(Errno::AGAIN) => {
+                Self::new(ErrorKind::LimitExceeded, format!("failed to {step}")).with_source(source).with_remedy(
+                    "this user has as many processes as it may: stop vessels (`vesselrt stop`), or raise `ulimit -u` or the \
+                     limits of the control group",
+                )
+            }
             LaunchError::Start { step, source } => Self::io(format!("failed to {step}"), source),
             LaunchError::Unsupported { what, remedy } => {
                 Self::new(ErrorKind::Unsupported { what: what.clone(), remedy }, what)

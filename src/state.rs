@@ -94,6 +94,16 @@ pub(crate) struct VesselState {
     /// How much archives of theirs are to be compressed that are not to be as the others.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) levels: BTreeMap<String, i32>,
+    /// The latest snapshot that was taken while commands ran: a copy of a writable layer that stayed the writable one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) copied: Option<Copied>,
+}
+
+/// A copy of a writable layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Copied {
+    pub(crate) snapshot: String,
+    pub(crate) generation: u64,
 }
 
 impl VesselState {
@@ -109,6 +119,7 @@ impl VesselState {
             packing: Vec::new(),
             settings: Settings::default(),
             levels: BTreeMap::new(),
+            copied: None,
         }
     }
 

@@ -4,9 +4,11 @@
 mod model;
 mod patches;
 
-use vesselrt::{Change, ChangeKind, Content, Diff, DiffOptions, DiffPoint, ErrorKind, FileType, Vessel};
+use vesselrt::{
+    Change, ChangeKind, Content, Diff, DiffOptions, DiffPoint, ErrorKind, ExecOptions, FileType, Vessel,
+};
 
-use crate::testkit::{Store, fails, sh, tests, tests_on_each_driver};
+use crate::testkit::{Store, fails, sh, tests, tests_on_each_driver, until};
 
 tests_on_each_driver!(
     what_was_done_since_the_last_snapshot_is_told,
@@ -15,6 +17,7 @@ tests_on_each_driver!(
     a_file_that_was_only_copied_up_does_not_differ,
     siblings_differ_by_what_was_done_on_both_ways,
     a_restored_vessel_differs_in_nothing,
+    the_last_snapshot_may_be_one_of_a_running_vessel,
     snapshots_that_are_only_archives_are_compared_too,
 );
 
@@ -87,6 +90,35 @@ async fn what_was_done_since_the_last_snapshot_is_told(store: &Store) {
     assert_eq!((old.size, new.size, new.file_type, new.mode), (4, 9, FileType::File, 0o644));
     assert!(changed.differences.content && changed.differences.mtime && !changed.differences.mode);
     assert_eq!(diff.to, None);
+    vessel.close().await.unwrap();
+}
+
+async fn the_last_snapshot_may_be_one_of_a_running_vessel(store: &Store) {
+    let (manager, vessel) = store.vessel().await;
+    sh(&vessel, "echo 1 > a").await;
+    let base = vessel.create_snapshot("").await.unwrap();
+    sh(&vessel, "echo 2 > b").await;
+    let sleeps = || ExecOptions::new(["sh", "-c", "echo up > up; exec sleep 1000"]).persist_result(true);
+    let running = vessel.spawn(sleeps()).await.unwrap();
+    until("it is up", async || vessel.read_file("up").await.is_ok_and(|text| text == b"up\n")).await;
+    let copied = vessel.create_snapshot("").await.unwrap();
+    assert_eq!(copied.parent_id, base.id, "it was taken while something ran");
+    vessel.write_file("c", b"3", 0o644).await.unwrap();
+    assert_eq!(since_last(&vessel).await, ["A /work/c"]);
+    let based_on = between(&vessel, DiffPoint::Current, DiffPoint::Now).await;
+    assert_eq!(lines(&based_on.changes), ["A /work/b", "A /work/c", "A /work/up"]);
+    drop(running);
+    until("it is gone", async || vessel.restore_snapshot(&base.id).await.is_ok()).await;
+    vessel.write_file("d", b"4", 0o644).await.unwrap();
+    assert_eq!(since_last(&vessel).await, ["A /work/d"], "what is now does not come from the copy");
+    vessel.close().await.unwrap();
+    let vessel = manager.open_vessel(vessel.id()).await.unwrap();
+    let running = vessel.spawn(sleeps()).await.unwrap();
+    until("it is up", async || vessel.read_file("up").await.is_ok_and(|text| text == b"up\n")).await;
+    let copied = vessel.create_snapshot("").await.unwrap();
+    drop(running);
+    until("it is deleted", async || vessel.delete_snapshot(&copied.id).await.is_ok()).await;
+    assert_eq!(since_last(&vessel).await, ["A /work/d", "A /work/up"], "there is none but the one below");
     vessel.close().await.unwrap();
 }
 

@@ -9,7 +9,9 @@ fn doctor_finds_a_host_that_can_run_vessels() {
     let shell = Shell::empty();
     let done = shell.call(["doctor"]).succeeds();
     let text = done.text();
-    for word in ["user namespaces", "overlay", "subordinate", "fuse", "control groups", "space"] {
+    for word in
+        ["user namespaces", "overlay", "subordinate", "fuse", "control groups", "pasta", "device", "space"]
+    {
         assert!(text.to_lowercase().contains(word), "nothing of {word} in {text}");
     }
     shell.assert_idle();

@@ -3,7 +3,9 @@
 #![forbid(unsafe_code)]
 
 mod cli;
+mod detached;
 mod disk;
+mod host;
 mod machine;
 mod without;
 

@@ -12,6 +12,7 @@
 //! | `VESSELRT_TEST_KERNEL` | a directory made by `fixtures/kernel.sh`; default: made once with apt |
 //! | `VESSELRT_TEST_DEBIAN_NET` | the same with curl, Python, Node.js, vim, top and less |
 //! | `VESSELRT_TEST_LANGUAGES` | a tar made by `fixtures/languages.sh scripts`; default: the one in /tmp, if there is one |
+//! | `VESSELRT_TEST_SDK` | a virtual environment of Python with shipyard-python-sdk 0.2.4 |
 //! | `VESSELRT_TEST_SEED` | seed of the tests with random moments, printed when they fail |
 #![forbid(unsafe_code)]
 // A test says by panicking that something is not as it must be.
@@ -53,6 +54,8 @@ mod property;
 mod registry;
 mod save;
 mod security_doc;
+#[cfg(feature = "serve")]
+mod serve;
 #[cfg(feature = "serve")]
 mod ship;
 mod snapshot_files;

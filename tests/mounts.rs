@@ -4,6 +4,7 @@
 mod cli;
 mod escape;
 mod layers;
+mod machine;
 mod volumes;
 
 use std::fs;
@@ -14,8 +15,7 @@ use vesselrt::settings::Mount;
 use vesselrt::{CreateOptions, ErrorKind, ExecOptions, Manager, Vessel};
 
 use crate::testkit::{
-    BASE, Store, fails, fails_with, run_in, sh, sh_ephemeral, tests, tests_on_each_driver, unprivileged,
-    until,
+    BASE, Cap, Store, fails, fails_with, need, run_in, sh, sh_ephemeral, tests, tests_on_each_driver, until,
 };
 
 tests_on_each_driver!(
@@ -29,6 +29,7 @@ tests!(
     a_file_and_a_socket_can_be_mounted,
     what_is_mounted_has_no_set_id_and_no_devices,
     a_file_system_in_memory_is_empty_at_each_start_and_holds_what_it_may,
+    files_in_memory_count_as_memory_of_the_commands,
     mounts_lie_in_each_other_whatever_their_order,
     what_the_host_mounts_below_is_there_when_the_vessel_starts,
     places_of_generated_files_can_be_taken,
@@ -192,7 +193,7 @@ async fn what_is_mounted_has_no_set_id_and_no_devices(store: &Store) {
         assert!(options.contains("nosuid") && options.contains("nodev"), "{place}: {options}");
     }
     sh(&vessel, "chmod 4755 /data/id; chmod 755 /data").await;
-    if crate::testkit::Cap::SubordinateIds.is_there() {
+    if Cap::SubordinateIds.is_there() {
         let ran = run_in(&vessel, ExecOptions::new(["/data/id", "-u"]).user("user")).await.unwrap();
         assert_eq!(ran.out, "1000\n", "{ran:?}");
     }
@@ -214,6 +215,25 @@ async fn a_file_system_in_memory_is_empty_at_each_start_and_holds_what_it_may(st
     manager.stop_vessel(vessel.id()).await.unwrap();
     let vessel = manager.open_vessel(vessel.id()).await.unwrap();
     assert_eq!(sh(&vessel, "ls -A /mem").await, "");
+    vessel.close().await.unwrap();
+}
+
+async fn files_in_memory_count_as_memory_of_the_commands(store: &Store) {
+    if !need(&[Cap::ControlGroups]) {
+        return;
+    }
+    let manager = store.stocked().await;
+    let limits = vesselrt::settings::Limits::new().memory(32 << 20);
+    let options = options([Mount::tmpfs("/mem").unwrap()]).limits(limits);
+    let vessel = manager.create_vessel_with(options).await.unwrap();
+    let fill = |count: u32| format!("dd if=/dev/zero of=/mem/f bs=1M count={count} 2>/dev/null");
+    let run =
+        async |script: &str| run_in(&vessel, ExecOptions::new(["sh", "-c", script])).await.unwrap().result;
+    assert!(run(&fill(4)).await.success());
+    let killed = run(&fill(64)).await;
+    assert!(killed.oom_killed && !killed.success(), "{killed:?}");
+    vessel.delete_file("/mem/f").await.unwrap();
+    assert!(run("true").await.success());
     vessel.close().await.unwrap();
 }
 
@@ -243,8 +263,9 @@ async fn mounts_lie_in_each_other_whatever_their_order(store: &Store) {
 }
 
 async fn what_the_host_mounts_below_is_there_when_the_vessel_starts(store: &Store) {
-    if unprivileged() {
-        return; // It has no mounts of its own.
+    // Others have no mounts of their own.
+    if !need(&[Cap::Root]) {
+        return;
     }
     let host = host_dir(store, "host");
     fs::create_dir(host.join("below")).unwrap();

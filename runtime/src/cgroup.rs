@@ -5,6 +5,7 @@
 //!   vesselrt-STORE-VESSEL       the limits of the vessel
 //!     commands                  its containers
 //!     exec-N                    a command with tighter limits of its own
+//!     detached-N                the same of a detached one, whose group nobody waits to remove
 //! ```
 //!
 //! They are made outside of the vessel's namespaces by whoever opens it, who may; the shim gets descriptors of
@@ -25,7 +26,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FlockOperation, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::settings::Limits;
@@ -186,6 +187,42 @@ impl Group {
             let _ = group.remove();
         })?;
         Ok(group)
+    }
+
+    /// Keeps [`Self::remove_ended`] from taking it for one whose processes have ended, before the first one is in it.
+    ///
+    /// # Errors
+    /// Those of open(2) and flock(2): `ENOENT` when it was taken for one just now.
+    pub fn hold(&self) -> Result<OwnedFd, CgroupError> {
+        let Some(place) = self.places.first() else {
+            return Err(io_error("hold a control group without a place")(io::ErrorKind::NotFound.into()));
+        };
+        let held = open(&place.path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        rustix::fs::flock(&held, FlockOperation::LockShared)
+            .map_err(|e| io_error(format!("lock the control group {:?}", place.path))(e.into()))?;
+        // Locked or not, it may have been removed in between.
+        open(&place.path.join(PROCS), OFlags::RDONLY).map(|_| held)
+    }
+
+    /// Removes groups right below whose names begin with `prefix`, if nobody [holds](Self::hold) them and nothing is in them any
+    /// more. What cannot be removed now goes with this one.
+    pub fn remove_ended(&self, prefix: &str) {
+        let Some(place) = self.places.first() else { return };
+        let names = children(&place.path).into_iter().filter_map(|path| Some(path.file_name()?.to_owned()));
+        for name in names.filter(|name| name.as_encoded_bytes().starts_with(prefix.as_bytes())) {
+            let Ok(held) = open(&place.path.join(&name), OFlags::RDONLY | OFlags::DIRECTORY) else {
+                continue;
+            };
+            if rustix::fs::flock(&held, FlockOperation::NonBlockingLockExclusive).is_err() {
+                continue;
+            }
+            // Its processes are in all hierarchies or in none: the kernel removes none that has one.
+            for place in &self.places {
+                if std::fs::remove_dir(place.path.join(&name)).is_err() {
+                    break;
+                }
+            }
+        }
     }
 
     /// The group of the containers.

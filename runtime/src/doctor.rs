@@ -9,6 +9,7 @@ mod fuse;
 pub mod helper;
 mod ids;
 mod kernel;
+mod network;
 mod store;
 
 use std::path::Path;
@@ -84,6 +85,7 @@ impl Verdict {
 pub fn probe(store: &Path, input: &CheckInput) -> Vec<Check> {
     let uid = rustix::process::geteuid().as_raw();
     let store = store::read(store);
+    let network = network::read();
     vec![
         Check::new("kernel", "Linux kernel", kernel::version(&kernel::release())),
         Check::new("user-namespaces", "User namespaces", kernel::user_namespaces(&kernel::read(), uid)),
@@ -93,6 +95,8 @@ pub fn probe(store: &Path, input: &CheckInput) -> Vec<Check> {
         Check::new("overlay", "Kernel overlayfs", kernel::overlay(&kernel::filesystems(), input)),
         Check::new("fuse-overlayfs", "fuse-overlayfs (fallback)", fuse::check(&fuse::read(), input)),
         Check::new("cgroups", "Control groups", cgroups::check(&cgroups::read())),
+        Check::new("network-program", "pasta or slirp4netns", network::program(&network)),
+        Check::new("network-device", "Device for networks", network::device(&network)),
         Check::new("store-filesystem", "File system of the store", store::filesystem(&store)),
         Check::new("store-directory", "Directory of the store", store::directory(&store, uid)),
         Check::new("store-space", "Space for the store", store::space(&store)),
@@ -115,7 +119,7 @@ mod tests {
         let mut ids: Vec<_> = checks.iter().map(|check| check.id).collect();
         ids.sort_unstable();
         ids.dedup();
-        assert_eq!(ids.len(), 11);
+        assert_eq!(ids.len(), 13);
         for check in &checks {
             assert!(!check.found.is_empty(), "{check:?}");
             assert_eq!(check.remedy.is_some(), check.status != Status::Ok, "{check:?}");

@@ -208,7 +208,7 @@ fn clone_mounts(dirs: &[Vec<u8>], how: OpenTreeFlags) -> Result<Vec<OwnedFd>, Fa
     let clone = |path: &Vec<u8>| {
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | how;
         rustix::mount::open_tree(rustix::fs::CWD, path.as_slice(), flags)
-            .map_err(|e| fault(&format!("open_tree(\"{}\")", path.escape_ascii()), &e.into()))
+            .map_err(|e| fault(&format!("open_tree(\"{}\")", path.escape_ascii()), &e.into()).of_host())
     };
     dirs.iter().map(clone).collect()
 }
@@ -267,7 +267,7 @@ fn fault(step: &str, error: &io::Error) -> Fault {
 }
 
 fn no_user_namespace(errno: nix::Error) -> Fault {
-    Fault {
+    let fault = Fault {
         kind: FaultKind::Unsupported,
         message: format!("unshare(CLONE_NEWUSER): {errno}"),
         errno: Some(errno as i32),
@@ -276,7 +276,11 @@ fn no_user_namespace(errno: nix::Error) -> Fault {
              on Ubuntu an AppArmor profile with userns); `vesselrt doctor` says which"
                 .to_owned(),
         ),
-    }
+    };
+    // None at all is another thing than all in use.
+    let forbidden =
+        std::fs::read_to_string("/proc/sys/user/max_user_namespaces").is_ok_and(|max| max.trim() == "0");
+    if forbidden { fault } else { fault.of_host() }
 }
 
 fn no_namespaces(errno: nix::Error) -> Fault {
@@ -290,4 +294,5 @@ fn no_namespaces(errno: nix::Error) -> Fault {
                 .to_owned(),
         ),
     }
+    .of_host()
 }

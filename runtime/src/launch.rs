@@ -22,7 +22,7 @@ use crate::entry::{self, Boot, Role, Surroundings};
 use crate::idmap::IdMapping;
 use crate::settings::{Network, NetworkMode};
 use crate::shim::client::{CallError, Connection};
-use crate::shim::protocol::{Fault, Reply, ShimConfig};
+use crate::shim::protocol::{Fault, FaultKind, Reply, ShimConfig};
 use crate::shim::wire;
 use crate::worker::Worker;
 use trees::Trees;
@@ -241,9 +241,11 @@ fn expect_boot(socket: &UnixStream, wanted: &Boot) -> Result<(), LaunchError> {
 }
 
 fn fault_of_boot(fault: Fault) -> LaunchError {
-    match fault.remedy {
-        Some(remedy) => LaunchError::Unsupported { what: fault.message, remedy },
-        None => CallError::Fault(fault).into(),
+    match fault.remedy.clone() {
+        Some(remedy) if fault.kind == FaultKind::Unsupported => {
+            LaunchError::Unsupported { what: fault.message, remedy }
+        }
+        _ => CallError::Fault(fault).into(),
     }
 }
 

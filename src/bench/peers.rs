@@ -8,6 +8,7 @@ mod containerd;
 mod podman;
 mod runtimes;
 mod shelter;
+mod spawn;
 mod umoci;
 
 use clap::ValueEnum;
@@ -19,9 +20,9 @@ use self::containerd::Containerd;
 use self::podman::Podman;
 use self::runtimes::{Runtime, Work as Container};
 use self::umoci::{Umoci, Work as Layout};
-use super::Benchmark;
 use super::lab::Shared;
 use super::race::{Lane, Missing};
+use super::{Benchmark, LIBRARY, PIPED};
 
 /// A peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
@@ -41,6 +42,8 @@ pub(crate) enum Peer {
     Runc,
     /// bubblewrap
     Bwrap,
+    /// no sandbox at all
+    Spawn,
 }
 
 /// Which peers are asked for.
@@ -73,6 +76,18 @@ fn lanes(peer: Peer, benchmark: Benchmark, lab: &Shared) -> Vec<Lane> {
             }
             _ => Vec::new(),
         },
+        Peer::Spawn => spawn(benchmark, lab),
+    }
+}
+
+fn spawn(benchmark: Benchmark, lab: &Shared) -> Vec<Lane> {
+    let lane = |name, way| Lane::peer(name, Ok(spawn::Spawn::new(lab, way)));
+    match benchmark {
+        Benchmark::Exec => vec![
+            lane("plain spawn (tokio, piped)", spawn::Way::Output).against(PIPED),
+            lane("plain spawn (null streams)", spawn::Way::Null).against(LIBRARY),
+        ],
+        _ => Vec::new(),
     }
 }
 

@@ -31,6 +31,8 @@ pub(super) struct Lane {
     pub(super) ours: bool,
     /// Whose memory counts.
     pub(super) whose: Whose,
+    /// The lane that its ratio is of, where that is not the course's.
+    pub(super) against: Option<&'static str>,
     pub(super) entrant: Result<Box<dyn Entrant>, Missing>,
 }
 
@@ -46,7 +48,8 @@ pub(super) enum Missing {
 impl Lane {
     /// Ours, through the library in this process.
     pub(super) fn library(name: &str, entrant: impl Entrant + 'static) -> Self {
-        Self { name: name.to_owned(), ours: true, whose: Whose::Ours, entrant: Ok(Box::new(entrant)) }
+        let entrant: Box<dyn Entrant> = Box::new(entrant);
+        Self { name: name.to_owned(), ours: true, whose: Whose::Ours, against: None, entrant: Ok(entrant) }
     }
 
     /// Ours, as a command like those of the peers.
@@ -57,7 +60,12 @@ impl Lane {
     /// A peer, or why it is none.
     pub(super) fn peer<E: Entrant + 'static>(name: &str, entrant: Result<E, Missing>) -> Self {
         let entrant = entrant.map(|entrant| Box::new(entrant) as Box<dyn Entrant>);
-        Self { name: name.to_owned(), ours: false, whose: Whose::New, entrant }
+        Self { name: name.to_owned(), ours: false, whose: Whose::New, against: None, entrant }
+    }
+
+    /// Compared with another lane of ours than the others are.
+    pub(super) fn against(self, lane: &'static str) -> Self {
+        Self { against: Some(lane), ..self }
     }
 }
 
@@ -202,9 +210,14 @@ impl Runner {
 }
 
 fn told(course: &Course, runners: Vec<Runner>) -> Race {
-    let base = runners.iter().find(|runner| runner.lane.name == course.base && runner.failure.is_none());
-    let base = base.and_then(|runner| Times::new(runner.times.clone()).median());
-    let rows = runners.into_iter().map(|runner| runner.row(course.work.as_ref(), base)).collect();
+    let median = |name: &str| {
+        let base = runners.iter().find(|runner| runner.lane.name == name && runner.failure.is_none());
+        base.and_then(|runner| Times::new(runner.times.clone()).median())
+    };
+    let bases: Vec<_> =
+        runners.iter().map(|runner| median(runner.lane.against.unwrap_or(course.base))).collect();
+    let rows = runners.into_iter().zip(bases);
+    let rows = rows.map(|(runner, base)| runner.row(course.work.as_ref(), base)).collect();
     Race { name: course.name, title: course.title.clone(), rounds: course.rounds, work: course.work, rows }
 }
 

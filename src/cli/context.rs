@@ -9,7 +9,7 @@ use vesselrt::{Manager, ManagerConfig, OverlayDriver, Packer, Registries, Vessel
 
 use super::{Failure, Outcome};
 
-const GLOBAL: &str = "Global options";
+pub(super) const GLOBAL: &str = "Global options";
 
 /// Flags before or after any verb.
 #[derive(Debug, Args)]

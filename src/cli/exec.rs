@@ -1,7 +1,7 @@
 //! `exec`: a command in a vessel that is there; what `exec` and `run` have in common.
 #![forbid(unsafe_code)]
 
-mod detach;
+pub(super) mod detach;
 mod drive;
 mod interrupts;
 mod quick;
@@ -134,7 +134,7 @@ impl Flags {
     }
 
     /// [`Self::prepare`] for a command that is not joined with our terminal.
-    fn prepare_apart(self) -> Outcome<Prepared> {
+    pub(super) fn prepare_apart(self) -> Outcome<Prepared> {
         let variables = self.variables()?.into_iter().filter_map(|v| v.resolve(|key| std::env::var_os(key)));
         Ok(Prepared {
             variables: variables.collect(),

@@ -55,6 +55,9 @@ pub(super) struct Serve {
     /// Connections at once
     #[arg(help_heading = NET, long, value_name = "N", default_value_t = 1024)]
     max_connections: usize,
+    /// How long the head of a request may take to arrive
+    #[arg(help_heading = NET, long, value_name = "TIME", value_parser = duration, default_value = "30s")]
+    head_timeout: Duration,
     /// What clients must know; better in the environment, as others see arguments
     #[arg(help_heading = NET, long, value_name = "TOKEN", env = "ACCESS_TOKEN", hide_env_values = true)]
     token: Option<String>,
@@ -175,6 +178,7 @@ impl Serve {
         config.cors = self.cors;
         config.tls = self.tls_cert.zip(self.tls_key).map(|(cert, key)| TlsFiles { cert, key });
         config.keep_stopped = self.keep_stopped;
+        config.head_time = self.head_timeout;
         config.max_connections = self.max_connections;
         Ok(config)
     }

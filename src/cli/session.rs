@@ -2,14 +2,16 @@
 #![forbid(unsafe_code)]
 
 use clap::Args;
+use vesselrt::Manager;
 
 use super::{Context, Outcome};
 
 /// Arguments of `start`.
 #[derive(Debug, Args)]
 pub(super) struct Start {
-    /// Id of the vessel
-    id: String,
+    /// Ids of vessels
+    #[arg(value_name = "ID", required = true)]
+    ids: Vec<String>,
 }
 
 /// Arguments of `stop`.
@@ -27,8 +29,22 @@ pub(super) struct Stop {
 }
 
 pub(super) async fn start(args: &Start, context: &Context) -> Outcome {
-    context.with_vessel(&args.id, async |vessel| Ok(vessel.keep(true).await?)).await?;
-    context.print_ids(std::slice::from_ref(&args.id))
+    let manager = context.manager().await?;
+    let mut started = Vec::new();
+    let mut failure = None;
+    for id in &args.ids {
+        match keep(&manager, id).await {
+            Ok(()) => started.push(id.clone()),
+            Err(e) => failure = failure.or(Some(e)),
+        }
+    }
+    context.finish_ids(&started, failure)
+}
+
+async fn keep(manager: &Manager, id: &str) -> Result<(), vesselrt::Error> {
+    let vessel = manager.open_vessel(id).await?;
+    let kept = vessel.keep(true).await;
+    vessel.close().await.and(kept)
 }
 
 /// Prints the ids of those that ran.

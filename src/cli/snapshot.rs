@@ -80,6 +80,7 @@ pub(super) struct Wait {
 
 /// Arguments of `snapshot ls`.
 #[derive(Debug, Args)]
+#[command(after_long_help = "With --quiet only the ids are printed.")]
 pub(super) struct Ls {
     /// Id of the vessel
     id: String,
@@ -198,6 +199,9 @@ async fn ls(args: &Ls, context: &Context) -> Outcome {
     snapshots.retain(|snapshot| args.labels.iter().all(|label| label.is_of(snapshot)));
     if context.json {
         return context.print_json(&snapshots.iter().map(described).collect::<Vec<_>>());
+    }
+    if context.quiet {
+        return context.print_ids(&snapshots.into_iter().map(|snapshot| snapshot.id).collect::<Vec<_>>());
     }
     let (now, current) = (OffsetDateTime::now_utc(), &manifest.current_snapshot_id);
     match args.tree {

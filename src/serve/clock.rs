@@ -5,6 +5,7 @@
 //! machine was booted since.
 #![forbid(unsafe_code)]
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
@@ -33,18 +34,29 @@ impl Moment {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 
-    /// What the clock on the wall will say then, if nobody sets it.
+    /// What the clock on the wall will say then, if nobody sets it. The same moment is always shown as the same time, unless
+    /// the clock was set.
     pub(super) fn on_the_wall(self) -> OffsetDateTime {
-        let now = Self::now();
-        let wall = OffsetDateTime::now_utc();
-        let later =
-            wall.checked_add(time::Duration::try_from(self.since(now)).unwrap_or(time::Duration::MAX));
-        later
-            .and_then(|later| {
-                later.checked_sub(time::Duration::try_from(now.since(self)).unwrap_or_default())
-            })
-            .unwrap_or(wall)
+        let shown = i128::from(self.0) * 1000 + i128::from(boot());
+        OffsetDateTime::from_unix_timestamp_nanos(shown.saturating_mul(1000))
+            .unwrap_or_else(|_| OffsetDateTime::now_utc())
     }
+}
+
+/// When the machine was booted, by the clock on the wall: microseconds since 1970.
+fn boot() -> i64 {
+    /// Two clocks are not read at the same time: so much is no reason to believe that one was set.
+    const JITTER: i64 = 50_000;
+    static KNOWN: AtomicI64 = AtomicI64::new(i64::MIN);
+    let since = i128::from(Moment::now().0) * 1000;
+    let now =
+        i64::try_from(OffsetDateTime::now_utc().unix_timestamp_nanos() / 1000 - since).unwrap_or_default();
+    let known = KNOWN.load(Ordering::Relaxed);
+    if known.saturating_sub(now).saturating_abs() <= JITTER {
+        return known;
+    }
+    KNOWN.store(now, Ordering::Relaxed);
+    now
 }
 
 /// A [`Moment`] on disk.
@@ -129,6 +141,9 @@ mod tests {
         let later = Moment::now().after(Duration::from_secs(100));
         let shown = later.on_the_wall() - OffsetDateTime::now_utc();
         assert!((99..=100).contains(&shown.whole_seconds()), "{shown}");
+        let first = later.on_the_wall();
+        std::thread::sleep(Duration::from_millis(3));
+        assert_eq!(first, later.on_the_wall());
         assert!(Moment(u64::MAX).on_the_wall() >= OffsetDateTime::now_utc() - time::Duration::SECOND);
     }
 }

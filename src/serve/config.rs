@@ -108,6 +108,9 @@ pub struct ServeConfig {
     pub tls: Option<TlsFiles>,
     /// How long what a stopped ship has written is kept. Default: 30 days.
     pub keep_stopped: Duration,
+    /// How long the head of a request may take to arrive, counted from the end of the answer before. Default: 30 s; clients
+    /// keep connections for 15 s, as aiohttp does, and must not find them closed.
+    pub head_time: Duration,
     /// How many connections there may be at once. Default: 1024.
     pub max_connections: usize,
 }
@@ -131,6 +134,7 @@ impl ServeConfig {
             cors: Vec::new(),
             tls: None,
             keep_stopped: Duration::from_secs(30 * 24 * 3600),
+            head_time: Duration::from_secs(30),
             max_connections: 1024,
         }
     }

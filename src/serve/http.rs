@@ -10,6 +10,7 @@ mod files;
 mod guard;
 mod history;
 mod openapi;
+mod page;
 mod sessions;
 mod ships;
 mod terminal;
@@ -46,7 +47,8 @@ pub(super) fn router(fleet: &Arc<Fleet>, hosts: Hosts) -> Router {
 /// What needs no token.
 fn open() -> Router<Arc<Fleet>> {
     Router::new()
-        .route("/", get(about::root))
+        .route("/", get(page::root))
+        .route("/page/{name}", get(page::part))
         .route("/health", get(about::health))
         .route("/stat", get(about::stat))
         .route("/openapi.json", get(openapi::document))

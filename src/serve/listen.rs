@@ -1,7 +1,7 @@
 //! [`Listener`]: connections, and how long and how many.
 //!
 //! A client that is slow to say what it wants does not keep a connection for ever: a head, and the pause before it, takes
-//! 30 s at most; bodies are watched by those who read them.
+//! only so long; bodies are watched by those who read them.
 #![forbid(unsafe_code)]
 
 mod tls;
@@ -24,9 +24,6 @@ use super::config::{Listen, ServeConfig};
 use super::http::Hosts;
 use crate::error::{Error, Result};
 
-/// How long a head may take to arrive, counted from the end of the answer before. Clients keep connections for 15 s, as
-/// aiohttp does, and must not find them closed.
-const HEAD: Duration = Duration::from_secs(30);
 /// How long a handshake of TLS may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Headers of a request.
@@ -52,6 +49,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 pub(super) struct Listener {
     socket: Socket,
     most: usize,
+    head: Duration,
     url: String,
     hosts: Hosts,
 }
@@ -60,7 +58,7 @@ impl Listener {
     /// # Errors
     /// Those of bind(2); [`InvalidArgument`](crate::ErrorKind::InvalidArgument) for a certificate that is none.
     pub(super) async fn bind(config: &ServeConfig) -> Result<Self> {
-        let most = config.max_connections;
+        let (most, head) = (config.max_connections, config.head_time);
         match &config.listen {
             Listen::Tcp(address) => {
                 let failed = |e| Error::io(format!("failed to listen on {address}"), e);
@@ -72,6 +70,7 @@ impl Listener {
                 Ok(Self {
                     socket: Socket::Tcp(listener, tls),
                     most,
+                    head,
                     url: format!("{scheme}://{bound}"),
                     hosts,
                 })
@@ -79,7 +78,7 @@ impl Listener {
             Listen::Unix(path) => {
                 let listener = bind_unix(path).await?;
                 let url = format!("unix:{}", path.display());
-                Ok(Self { socket: Socket::Unix(listener, path.clone()), most, url, hosts: Hosts::Any })
+                Ok(Self { socket: Socket::Unix(listener, path.clone()), most, head, url, hosts: Hosts::Any })
             }
         }
     }
@@ -115,6 +114,7 @@ impl Listener {
             match accepted {
                 Ok((stream, tls)) => {
                     let (router, leaving) = (router.clone(), leaving.clone());
+                    let head = self.head;
                     tokio::spawn(async move {
                         let _slot = slot;
                         let stream = match tls {
@@ -124,7 +124,7 @@ impl Listener {
                                 _ => return,
                             },
                         };
-                        converse(stream, router, leaving).await;
+                        converse(stream, router, head, leaving).await;
                     });
                 }
                 Err(error) => {
@@ -146,10 +146,10 @@ impl Listener {
     }
 }
 
-async fn converse(stream: Box<dyn Stream>, router: Router, leaving: CancellationToken) {
+async fn converse(stream: Box<dyn Stream>, router: Router, head: Duration, leaving: CancellationToken) {
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD)
+        .header_read_timeout(head)
         .max_headers(HEADERS)
         .max_buf_size(BUFFER)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))

@@ -17,7 +17,9 @@
 
 mod encoding;
 mod files;
+mod foreground;
 mod frames;
+mod interpreter;
 mod kernel;
 mod log;
 mod output;
@@ -109,7 +111,7 @@ impl Ship {
         let work: Boxed<'_, Option<Answer>> = match operation.split_once('/') {
             Some(("ipython", name)) => Box::pin(session.python(&self.vessel, id, name, payload)),
             Some(("shell", "exec")) => {
-                Box::pin(async { Some(shell::exec(&self.vessel, user, &payload).await) })
+                Box::pin(async { Some(shell::exec(&self.vessel, &session, user, payload).await) })
             }
             Some(("shell", "processes")) => {
                 Box::pin(async { Some(shell::processes(&self.vessel, user).await) })
@@ -199,6 +201,7 @@ impl Ship {
         if let Some(known) = self.sessions().remove(session) {
             known.ended.send_replace(true);
             known.end_kernel();
+            known.end_left();
         }
         // One that was here before this ship was made may have left processes too.
         let rest: Boxed<'_, ()> = Box::pin(async {

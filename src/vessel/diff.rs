@@ -23,7 +23,7 @@ use crate::manager::ManagerInner;
 use crate::manager::open::{self, OPS_LOCK, generation_name, read_state};
 use crate::offload::blocking;
 use crate::recover;
-use crate::state::VesselState;
+use crate::state::{Copied, VesselState};
 use crate::store::lock::{self, FileLock};
 
 /// What one job of a worker reads, in bytes, if it is more than one file: its answer is one message.
@@ -40,6 +40,8 @@ pub enum DiffPoint {
     Snapshot(String),
     /// The snapshot that the vessel is based on; the image if there is none.
     Current,
+    /// The latest snapshot of what the vessel is now: [`Self::Current`], or one on that one that was taken since, while commands ran.
+    Last,
     /// The vessel as it is now.
     Now,
 }
@@ -63,7 +65,7 @@ impl DiffOptions {
     /// What changed since the last snapshot.
     #[must_use]
     pub fn new() -> Self {
-        Self { from: DiffPoint::Current, to: DiffPoint::Now, paths: Vec::new(), renames: true }
+        Self { from: DiffPoint::Last, to: DiffPoint::Now, paths: Vec::new(), renames: true }
     }
 
     /// The older side.
@@ -141,11 +143,19 @@ impl Ground {
             DiffPoint::Now => Ok(None),
             DiffPoint::Base => Ok(Some(String::new())),
             DiffPoint::Current => Ok(Some(self.state.top().to_owned())),
+            DiffPoint::Last => Ok(Some(self.last().to_owned())),
             DiffPoint::Snapshot(id) if id.is_empty() || self.manifest.snapshot(id).is_none() => {
                 Err(Error::not_found(format!("snapshot not found: {id}")))
             }
             DiffPoint::Snapshot(id) => Ok(Some(id.clone())),
         }
+    }
+
+    fn last(&self) -> &str {
+        let of_this = |copied: &&Copied| {
+            copied.generation == self.state.generation && self.manifest.snapshot(&copied.snapshot).is_some()
+        };
+        self.state.copied.as_ref().filter(of_this).map_or(self.state.top(), |copied| &copied.snapshot)
     }
 
     /// Its layers, topmost first; those of snapshots are unpacked if they are not here.

@@ -107,6 +107,8 @@ impl Drop for HangUp {
 struct State {
     closed: bool,
     lingers: bool,
+    /// This process has asked it to stay.
+    kept: bool,
     holder: Option<Holder>,
     idle: Vec<Connection>,
 }
@@ -191,7 +193,8 @@ impl Lease {
             state.closed = true;
             state.idle.clear();
             // It is not waited for.
-            state.holder.take().filter(|_| !state.lingers)
+            let stays = state.lingers || state.kept;
+            state.holder.take().filter(|_| !stays)
         };
         let Some(Holder { connection, ours: Some(mut ours) }) = holder else { return };
         drop(connection);
@@ -286,7 +289,9 @@ impl VesselInner {
 
     /// See [`Vessel::keep`](super::Vessel::keep).
     pub(super) async fn keep(&self, keep: bool) -> Result<()> {
-        self.request(move |connection| connection.call_done(&Request::Keep(keep), &[])).await
+        self.request(move |connection| connection.call_done(&Request::Keep(keep), &[])).await?;
+        self.lease.state().kept = keep;
+        Ok(())
     }
 
     /// See [`Vessel::linger`](super::Vessel::linger).

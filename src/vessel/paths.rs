@@ -15,11 +15,19 @@ use crate::error::{Error, Result};
 ///
 /// # Errors
 /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) for a path with a NUL byte.
-pub(crate) fn resolve(work_dir: impl AsRef<Path>, path: &Path) -> Result<PathBuf> {
+pub(crate) fn resolve(work_dir: &str, path: &Path) -> Result<PathBuf> {
+    resolve_from(Path::new(work_dir), path)
+}
+
+/// [`resolve`] for a directory that need not be UTF-8.
+///
+/// # Errors
+/// Those of [`resolve`].
+pub(crate) fn resolve_from(dir: &Path, path: &Path) -> Result<PathBuf> {
     if path.as_os_str().as_bytes().contains(&0) {
         return Err(Error::invalid(format!("path has a NUL byte: {path:?}")));
     }
-    Ok(clean(&work_dir.as_ref().join(path)))
+    Ok(clean(&dir.join(path)))
 }
 
 /// `path` as bytes of a request.

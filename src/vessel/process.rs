@@ -10,7 +10,7 @@ mod link;
 mod options;
 mod watch;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,9 +19,10 @@ use vesselrt_runtime::process::{self as records, Cause, End, Meta, Records};
 use vesselrt_runtime::shim::client::{CallError, Connection};
 use vesselrt_runtime::shim::protocol::{Fault, FaultKind, Reply, Request};
 
-use super::VesselInner;
 use super::exec::ExecResult;
+use super::{VesselInner, session};
 use crate::error::{Error, ErrorKind, Result};
+use crate::manager::limits::command::{self, Confined, Owner};
 use crate::offload::blocking;
 use events::{LogOptions, ProcessEvents};
 use input::ProcessInput;
@@ -155,6 +156,7 @@ impl Process {
         loop {
             let own = self.clone();
             if let (_, Some(end)) = blocking(move || own.look()).await? {
+                remove_ended_groups(&self.dir).await;
                 return Ok(end.into());
             }
             if let Some(mut link) = Link::open(self).await? {
@@ -279,8 +281,20 @@ fn info(number: u64, meta: Meta, end: Option<End>) -> ProcessInfo {
     }
 }
 
+/// Those of processes with limits of their own.
+async fn remove_ended_groups(dir: &Arc<OwnedFd>) {
+    let dir = Arc::clone(dir);
+    // Nothing is lost if it is not done now.
+    let _ = blocking(move || {
+        command::remove_ended(dir.as_fd());
+        Ok(())
+    })
+    .await;
+}
+
 /// The processes of the vessel with this directory.
 pub(crate) async fn list(dir: Arc<OwnedFd>) -> Result<Vec<ProcessInfo>> {
+    remove_ended_groups(&dir).await;
     blocking(move || {
         let mut found = Vec::new();
         for number in numbers(&dir)? {
@@ -332,12 +346,23 @@ pub(super) async fn spawn(vessel: &Arc<VesselInner>, options: SpawnOptions) -> R
     let mut request = options.request(&vessel.work_dir(), &vessel.image)?;
     let default = || vessel.timeout().map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
     request.timeout_ms = request.timeout_ms.or_else(default);
-    let number = vessel
-        .request(move |connection| match connection.call(&Request::Spawn(Box::new(request)), &[])?.0 {
+    let Confined { confinement, fds, held, .. } =
+        session::confine(vessel, options.limits().clone(), Owner::Nobody).await?;
+    request.command.confinement = confinement;
+    let started = vessel.request(move |connection| {
+        let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+        match connection.call(&Request::Spawn(Box::new(request)), &fds)?.0 {
             Reply::Spawned(number) => Ok(number),
             _ => Err(CallError::Unexpected("not started")),
-        })
-        .await?;
+        }
+    });
+    let started = started.await;
+    // It is in its group now, or never will be.
+    drop(held);
+    if started.is_err() {
+        remove_ended_groups(vessel.lease.dir()).await;
+    }
+    let number = started?;
     Ok(Process { dir: Arc::clone(vessel.lease.dir()), number })
 }
 

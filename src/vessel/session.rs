@@ -24,7 +24,7 @@ use super::exec::{ExecOptions, ExecResult, Input, Output};
 use super::terminal::Terminal;
 use super::{VesselInner, pump};
 use crate::error::{Error, Result};
-use crate::manager::limits::command::{self, CommandGroup};
+use crate::manager::limits::command::{self, CommandGroup, Confined, Owner};
 use crate::offload::blocking;
 
 /// How long a command that was killed may take to be gone.
@@ -339,7 +339,9 @@ impl Prepared {
 
     /// With limits of its own.
     async fn confined(mut self, vessel: &Arc<VesselInner>, limits: Limits) -> Result<Self> {
-        (self.fds, self.group) = confine(vessel, limits, &mut self.request).await?;
+        let confined = confine(vessel, limits, Owner::Caller).await?;
+        self.request.confinement = confined.confinement;
+        (self.fds, self.group) = (confined.fds, confined.group);
         Ok(self)
     }
 }
@@ -373,23 +375,16 @@ fn running(
     }
 }
 
-/// Makes what limits of its own need, and says what goes along after the streams.
-async fn confine(
-    vessel: &Arc<VesselInner>,
-    limits: Limits,
-    request: &mut ExecRequest,
-) -> Result<(Vec<OwnedFd>, Option<CommandGroup>)> {
+/// Makes what limits of its own need.
+pub(super) async fn confine(vessel: &Arc<VesselInner>, limits: Limits, owner: Owner) -> Result<Confined> {
     if limits == Limits::default() {
-        return Ok((Vec::new(), None));
+        return Ok(Confined::default());
     }
     // Its group is below that of the vessel, which has one only while it runs.
     let connection = vessel.connect().await?;
     vessel.lease.give_back(connection);
     let own = Arc::clone(vessel);
-    let confined =
-        blocking(move || command::confine(&own.manager, &own.id, own.lease.dir().as_fd(), &limits)).await?;
-    request.confinement = confined.confinement;
-    Ok((confined.fds, confined.group))
+    blocking(move || command::confine(&own.manager, &own.id, own.lease.dir().as_fd(), &limits, owner)).await
 }
 
 /// Sends the request and waits until the command runs. A caller that is gone by then drops the connection, which kills it.

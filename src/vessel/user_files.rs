@@ -11,7 +11,7 @@ use vesselrt_runtime::shim::protocol::{Reply, Request};
 
 use super::file::{self, File, OpenOptions};
 use super::files::{self, DirEntry, FileInfo};
-use super::{Vessel, VesselInner};
+use super::{Vessel, VesselInner, paths};
 use crate::error::{Error, Result};
 
 /// Files as a user of the vessel reads and writes them, in a directory that they do not leave.
@@ -60,8 +60,8 @@ impl UserFiles {
     /// Those of open(2) by kind.
     pub async fn open_file(&self, path: impl AsRef<Path>, options: &OpenOptions) -> Result<File> {
         let (flags, mode) = options.request()?;
-        let path = super::paths::resolve(self.base(), path.as_ref())?;
-        let request = self.within(Request::Open { path: super::paths::bytes(path.clone()), flags, mode });
+        let path = paths::resolve_from(&self.base, path.as_ref())?;
+        let request = self.within(Request::Open { path: paths::bytes(path.clone()), flags, mode });
         file::open_by(&self.vessel, path, request).await
     }
 
@@ -152,11 +152,11 @@ impl UserFiles {
     }
 
     fn inside(&self, path: &Path) -> Result<Vec<u8>> {
-        Ok(super::paths::bytes(super::paths::resolve(self.base(), path)?))
+        Ok(paths::bytes(paths::resolve_from(&self.base, path)?))
     }
 
     fn within(&self, request: Request) -> Request {
-        let base = super::paths::bytes(self.base.clone());
+        let base = paths::bytes(self.base.clone());
         Request::Within { uid: self.uid, gid: self.gid, base, request: Box::new(request) }
     }
 }

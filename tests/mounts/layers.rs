@@ -9,7 +9,7 @@ use vesselrt::{DiffOptions, ErrorKind, ExecOptions, ForkOptions, OpenOptions, Sn
 
 use super::{bind, host_dir, vessel};
 use crate::testkit::{
-    Store, fails, fails_with, leftovers, sh, sh_ephemeral, tests, tests_on_each_driver, until,
+    Store, fails, fails_with, leftovers, run_in, sh, sh_ephemeral, tests, tests_on_each_driver, until,
 };
 
 tests_on_each_driver!(
@@ -23,6 +23,7 @@ tests!(
     what_is_open_below_a_mount_hinders_no_snapshot,
     only_what_it_is_mounted_on_differs,
     a_place_that_became_a_file_keeps_commands_out_and_nothing_else,
+    what_is_mended_while_it_runs_is_mounted_for_the_next_command,
     a_vessel_that_was_rebuilt_from_its_archives_has_no_mounts,
 );
 
@@ -166,6 +167,27 @@ async fn a_place_that_became_a_file_keeps_commands_out_and_nothing_else(store: &
         sh(&vessel, "cat /p/data/f; ls -A /p/data/mem /q/data").await,
         "mounted/p/data/mem:\n\n/q/data:\n"
     );
+    vessel.close().await.unwrap();
+}
+
+async fn what_is_mended_while_it_runs_is_mounted_for_the_next_command(store: &Store) {
+    let host = host_dir(store, "host");
+    fs::write(host.join("f"), "mounted").unwrap();
+    let (_manager, vessel) = vessel(store, [bind(&host, "/p/data")]).await;
+    for n in 0..2 {
+        sh(&vessel, "rm -rf /q; mv /p /q; echo file > /p").await;
+        fails(vessel.exec(ExecOptions::new(["true"])).await, &ErrorKind::InvalidArgument);
+        vessel.delete_file("/p").await.unwrap();
+        assert_eq!(vessel.read_file("/p/data/f").await.unwrap(), b"mounted");
+        for persist in [true, false] {
+            let script = format!("cat /p/data/f; echo x > /p/data/{n}-{persist}; ls -A /q/data");
+            let ran = run_in(&vessel, ExecOptions::new(["sh", "-c", &script]).persist_result(persist))
+                .await
+                .unwrap();
+            assert_eq!(ran.out, "mounted", "{ran:?}");
+            assert!(host.join(format!("{n}-{persist}")).exists());
+        }
+    }
     vessel.close().await.unwrap();
 }
 

@@ -1,16 +1,26 @@
 //! The Python of a session, with IPython and without.
 #![forbid(unsafe_code)]
 
-use std::sync::{Arc, Weak};
+mod ending;
+mod image;
+
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use serde_json::{Value, json};
-use vesselrt::serve::ship::{Limits, MOST_OUTPUT, Ship};
+
+use ending::{
+    a_child_that_forgets_to_exit_answers_nothing, a_kernel_that_dies_is_told_and_the_next_call_works,
+    a_kernel_that_uses_up_the_memory_says_so, a_kernel_whose_ship_was_stopped_is_made_anew,
+    answers_that_code_makes_up_are_not_those_of_another_call, endless_output_and_huge_results_are_cut,
+    what_code_does_to_its_streams_is_undone, what_ignores_the_interrupt_is_killed_and_the_next_call_works,
+    what_takes_too_long_is_interrupted_and_the_state_stays,
+};
+use image::on;
 
 use super::{ANN, ANNS, BOB, Fleet};
-use crate::testkit::image::{languages_tar, network_debian_tar};
-use crate::testkit::{Cap, PATIENCE, Store, need, tests, until, within};
+use crate::testkit::{Cap, Store, need, tests, until};
 
 /// Makes a test of each function on an image with IPython, and one on an image without.
 macro_rules! tests_on_each_python {
@@ -42,10 +52,21 @@ tests_on_each_python!(
     endless_output_and_huge_results_are_cut,
     what_code_does_to_its_streams_is_undone,
     a_child_that_forgets_to_exit_answers_nothing,
+    answers_that_code_makes_up_are_not_those_of_another_call,
     kernels_are_made_listed_and_ended,
     the_interpreter_is_the_session_s_user,
+    a_kernel_whose_ship_was_stopped_is_made_anew,
     modules_of_the_workspace_are_imported_but_do_not_replace_ours,
 );
+
+mod limits {
+    #[test]
+    fn a_kernel_that_uses_up_the_memory_says_so() {
+        if crate::testkit::need(&[crate::testkit::Cap::ControlGroups]) {
+            super::on(crate::testkit::Cap::NetworkDebian, super::a_kernel_that_uses_up_the_memory_says_so);
+        }
+    }
+}
 
 mod figures {
     #[test]
@@ -59,57 +80,6 @@ mod figures {
 }
 
 tests!(an_image_without_python_says_so);
-
-/// A store with an image with Python, for all tests that run at the same time: to import one takes seconds.
-struct Shared(Option<Store>);
-
-impl Drop for Shared {
-    fn drop(&mut self) {
-        if let Some(store) = self.0.take()
-            && !std::thread::panicking()
-        {
-            store.finish();
-        }
-    }
-}
-
-const IMAGE: &str = "localhost/python:1";
-
-async fn shared(image: Cap) -> Arc<Shared> {
-    static KNOWN: [tokio::sync::Mutex<Weak<Shared>>; 2] =
-        [const { tokio::sync::Mutex::const_new(Weak::new()) }; 2];
-    let mut known = KNOWN[usize::from(image == Cap::Languages)].lock().await;
-    if let Some(shared) = known.upgrade() {
-        return shared;
-    }
-    let store = Store::new(vesselrt::OverlayDriver::Auto);
-    let tar = if image == Cap::Languages { languages_tar() } else { network_debian_tar() };
-    store.manager().await.import_image(&tar.unwrap(), IMAGE, |_| {}).await.unwrap();
-    let shared = Arc::new(Shared(Some(store)));
-    *known = Arc::downgrade(&shared);
-    shared
-}
-
-/// A test on a ship of an image with Python.
-fn on(image: Cap, test: impl AsyncFnOnce(&Fleet)) {
-    if !need(&[Cap::UserNamespaces, Cap::SubordinateIds, image]) {
-        return;
-    }
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let shared = runtime.block_on(async {
-        let shared = shared(image).await;
-        let manager = shared.0.as_ref().unwrap().manager().await;
-        let vessel = manager.create_vessel(IMAGE, "/").await.unwrap();
-        let id = vessel.id().to_owned();
-        let fleet = Fleet { manager: manager.clone(), ship: Ship::new(vessel, Limits::default()) };
-        within(PATIENCE * 8, "the test", test(&fleet)).await;
-        fleet.end().await;
-        manager.delete_vessel(&id).await.unwrap();
-        shared
-    });
-    runtime.shutdown_timeout(PATIENCE);
-    drop(shared);
-}
 
 impl Fleet {
     async fn runs(&self, code: &str) -> Value {
@@ -241,117 +211,6 @@ async fn an_error_has_its_traceback_and_leaves_the_state(fleet: &Fleet) {
     }
     assert_eq!(fleet.py("kept").await, "1");
     assert_eq!(fleet.py("import sys; print(sys.stdin.read() == '')").await, "True");
-}
-
-async fn what_takes_too_long_is_interrupted_and_the_state_stays(fleet: &Fleet) {
-    fleet.py("kept = 5").await;
-    for code in [
-        "import time\nprint('begun')\ntime.sleep(60)",
-        "print('begun')\nwhile True: pass",
-        "import os\nprint('begun')\ncode = os.system('sleep 60')",
-        "import subprocess\nprint('begun')\nsubprocess.run(['sleep', '60'])",
-    ] {
-        let began = Instant::now();
-        let ran = fleet.ann("ipython/exec", json!({"code": code, "timeout": 1})).await;
-        assert_eq!(ran["error"], "Code execution timed out after 1 seconds", "{code}");
-        assert_eq!((&ran["success"], &ran["output"]["text"]), (&json!(false), &json!("begun")), "{code}");
-        assert!(began.elapsed() < Duration::from_secs(5), "{code}: {:?}", began.elapsed());
-        // The next call has nothing of it.
-        assert_eq!(fleet.py("kept").await, "5", "{code}");
-    }
-    // Those that wait have their own time.
-    let slow = json!({"code": "import time; time.sleep(1.5); print('slow')", "timeout": 5});
-    let (slow, fast) = tokio::join!(
-        fleet.ann("ipython/exec", slow),
-        fleet.ann("ipython/exec", json!({"code": "print('fast')", "timeout": 1}))
-    );
-    assert_eq!((&slow["output"]["text"], &fast["output"]["text"]), (&json!("slow"), &json!("fast")));
-}
-
-async fn what_ignores_the_interrupt_is_killed_and_the_next_call_works(fleet: &Fleet) {
-    fleet.py("kept = 5").await;
-    let code = "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nprint('deaf')\nwhile True: time.sleep(1)";
-    let began = Instant::now();
-    let ran = fleet.ann("ipython/exec", json!({"code": code, "timeout": 1})).await;
-    assert_eq!(ran["error"], "Code execution timed out after 1 seconds");
-    assert_eq!(ran["output"]["text"], "deaf");
-    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
-    assert_eq!(fleet.py("'kept' in globals()").await, "False", "it is a new one");
-    // One that only hides from it for a while is not killed.
-    fleet.py("kept = 6").await;
-    let code = "import time\nfor _ in range(2):\n    try: time.sleep(30)\n    except KeyboardInterrupt: pass";
-    let ran = fleet.ann("ipython/exec", json!({"code": code, "timeout": 1})).await;
-    assert_eq!(ran["error"], "Code execution timed out after 1 seconds");
-    assert_eq!(fleet.py("kept").await, "6");
-}
-
-async fn a_kernel_that_dies_is_told_and_the_next_call_works(fleet: &Fleet) {
-    for (code, how) in [
-        ("import os; os._exit(7)", "exit code 7"),
-        ("import os; os.kill(os.getpid(), 9)", "signal 9"),
-        ("import ctypes; ctypes.string_at(0)", "signal 11"),
-    ] {
-        let error = fleet.fails(&format!("print('last words', flush=True)\n{code}")).await;
-        assert_eq!(
-            error,
-            format!("The kernel died ({how}): its state is lost, and the next call starts a new one")
-        );
-        assert_eq!(fleet.py("1 + 1").await, "2");
-    }
-    // Between two calls.
-    fleet.py("import os, threading, time\nthreading.Thread(target=lambda: (time.sleep(0.2), os._exit(1))).start()").await;
-    tokio::time::sleep(Duration::from_millis(700)).await;
-    assert_eq!(fleet.py("2 + 2").await, "4");
-}
-
-async fn endless_output_and_huge_results_are_cut(fleet: &Fleet) {
-    let ran = fleet.ann("ipython/exec", json!({"code": "while True: print('x' * 1000)", "timeout": 2})).await;
-    let text = ran["output"]["text"].as_str().unwrap();
-    assert!(text.len() < MOST_OUTPUT + 100, "{}", text.len());
-    assert_eq!(ran["error"], "Code execution timed out after 2 seconds");
-    let text = fleet.py("'y' * 30_000_000").await;
-    assert!(text.len() < MOST_OUTPUT + 100 && text.contains("[output cut: "), "{}", text.len());
-    // A program in the background that never stops does not hold up the answers of others.
-    fleet.py("import subprocess; p = subprocess.Popen(['yes'])").await;
-    let began = Instant::now();
-    let text = fleet.py("p.kill(); p.wait(); print('end')").await;
-    assert!(
-        text.ends_with("end") || text.contains("[output cut: "),
-        "{}",
-        &text[text.len().saturating_sub(100)..]
-    );
-    assert!(began.elapsed() < Duration::from_secs(10));
-    assert_eq!(fleet.py("print('quiet')").await, "quiet");
-}
-
-async fn what_code_does_to_its_streams_is_undone(fleet: &Fleet) {
-    for code in [
-        "import sys; sys.stdout.close()",
-        "import os; os.close(1); os.close(2)",
-        "import sys, io; sys.stdout = io.StringIO()",
-        "import os; os.dup2(os.open('/dev/null', os.O_RDWR), 1)",
-        "import os; os.closerange(0, 3)",
-    ] {
-        fleet.runs(code).await;
-        assert_eq!(
-            fleet
-                .py("print('here')\nimport os; os.write(2, b'too\\n');")
-                .await
-                .lines()
-                .take(2)
-                .collect::<Vec<_>>(),
-            ["here", "too"],
-            "{code}"
-        );
-    }
-}
-
-async fn a_child_that_forgets_to_exit_answers_nothing(fleet: &Fleet) {
-    let text = fleet.py("import os\npid = os.fork()\nif pid: os.waitpid(pid, 0); print('parent')").await;
-    assert_eq!(text, "parent");
-    assert_eq!(fleet.py("print('still one')").await, "still one");
-    let text = fleet.py("import multiprocessing as m\nwith m.get_context('fork').Pool(2) as p: print(p.map(abs, [-1, -2]))").await;
-    assert_eq!(text, "[1, 2]");
 }
 
 async fn kernels_are_made_listed_and_ended(fleet: &Fleet) {

@@ -17,6 +17,8 @@ tests!(
     endless_output_is_cut,
     a_background_process_runs_on_and_is_listed,
     a_session_that_ends_takes_its_commands_along,
+    a_ship_that_was_killed_works_again,
+    what_a_command_leaves_in_the_background_stays_until_the_session_ends,
     what_is_missing_or_wrong_is_said,
 );
 
@@ -34,7 +36,10 @@ async fn a_command_answers_its_code_and_its_output_without_white_space_around(st
         (&json!(true), &json!(0), &json!(null))
     );
     let done = fleet.ann("shell/exec", json!({"command": "kill -9 $$"})).await;
-    assert_eq!(done["return_code"], 137);
+    assert_eq!((&done["return_code"], &done["stderr"]), (&json!(137), &json!("")));
+    let done = fleet.ann("shell/exec", json!({"command": "echo before; kill -9 -1"})).await;
+    assert_eq!((&done["return_code"], &done["stdout"]), (&json!(137), &json!("before")));
+    assert_eq!(fleet.sh(ANN, "ls /proc/self/fd; cat").await, "0\n1\n2\n3", "the last is that of ls");
     assert_eq!(fleet.sh(ANN, "printf '\\377'").await, "\u{fffd}");
     fleet.end().await;
 }
@@ -228,5 +233,50 @@ async fn what_is_missing_or_wrong_is_said(store: &Store) {
     }
     let done = fleet.ann("shell/exec", json!({"command": "a\0b"})).await;
     assert!(done["error"].as_str().unwrap().contains("NUL"), "{done}");
+    fleet.end().await;
+}
+
+async fn a_ship_that_was_killed_works_again(store: &Store) {
+    if !need(&[Cap::SubordinateIds]) {
+        return;
+    }
+    let fleet = Fleet::new(store).await;
+    fleet.sh(ANN, "echo kept > file").await;
+    let (killed, ()) =
+        tokio::join!(fleet.ann("shell/exec", json!({"command": "touch on; sleep 60"})), async {
+            let marker = format!("/home/{ANNS}/workspace/on");
+            until("it runs", async || fleet.vessel().stat(&marker).await.is_ok()).await;
+            fleet.manager.stop_vessel(fleet.vessel().id()).await.unwrap();
+        });
+    assert_eq!(killed["success"], false, "{killed}");
+    assert_eq!(fleet.sh(ANN, "cat file").await, "kept");
+    fleet.end().await;
+}
+
+async fn what_a_command_leaves_in_the_background_stays_until_the_session_ends(store: &Store) {
+    if !need(&[Cap::SubordinateIds]) {
+        return;
+    }
+    let fleet = Fleet::new(store).await;
+    let server = "i=0; while true; do echo again; i=$((i+1)); echo $i > tick; usleep 50000; done";
+    let began = Instant::now();
+    assert_eq!(
+        fleet.sh(ANN, &format!("nohup sh -c '{server}' > /dev/null 2>&1 & echo started")).await,
+        "started"
+    );
+    // One that keeps the streams, and one that nobody is the parent of.
+    let done =
+        fleet.ann("shell/exec", json!({"command": format!("(setsid sh -c '{server}' &); exit 3")})).await;
+    assert_eq!(done["return_code"], 3);
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    let tick = async || fleet.sh(ANN, "cat tick").await;
+    let first = tick().await;
+    until("it goes on", async || ![first.as_str(), ""].contains(&tick().await.as_str())).await;
+    fleet.ship.end_session(ANN).await;
+    // Whoever was about to write has written by then.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let last = tick().await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(tick().await, last);
     fleet.end().await;
 }

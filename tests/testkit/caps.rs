@@ -39,6 +39,8 @@ pub(crate) enum Cap {
     Strace,
     /// openssl.
     OpenSsl,
+    /// A virtual environment of Python with shipyard-python-sdk, which `VESSELRT_TEST_SDK` names.
+    ShipyardSdk,
     /// Control groups in which this user can limit processors, memory and processes.
     ControlGroups,
     /// qemu-system-x86_64, and the kernel of Debian's cloud images or apt to get it.
@@ -53,6 +55,8 @@ pub(crate) enum Cap {
     Tmux,
     /// A root file system with Python, IPython and matplotlib, made by `fixtures/languages.sh`.
     Languages,
+    /// chromium, for the page of the service.
+    Chromium,
 }
 
 /// Whether the machine has all of it. Says what is missing, and panics about it where nothing may be missing.
@@ -96,6 +100,7 @@ impl Cap {
             Self::Registry => which("docker-registry").is_some(),
             Self::Strace => which("strace").is_some(),
             Self::OpenSsl => which("openssl").is_some(),
+            Self::ShipyardSdk => sdk_python().is_some(),
             Self::ControlGroups => {
                 let limits = vesselrt::settings::Limits::new().milli_cpus(1000).memory(1 << 30).pids(100);
                 vesselrt_runtime::cgroup::Group::plan("vesselrt-probe", &limits).is_ok()
@@ -106,12 +111,19 @@ impl Cap {
             Self::Languages => super::image::languages_tar().is_some(),
             Self::NetworkDebian => super::image::network_debian_tar().is_some(),
             Self::Tmux => which("tmux").is_some(),
+            Self::Chromium => which("chromium").is_some(),
         }
     }
 }
 
 /// The programs of [`Cap::AttributeTools`].
 pub(crate) const ATTRIBUTE_TOOLS: [&str; 4] = ["setfattr", "getfattr", "setcap", "getcap"];
+
+/// The Python of [`Cap::ShipyardSdk`].
+pub(crate) fn sdk_python() -> Option<PathBuf> {
+    let dir = PathBuf::from(std::env::var_os("VESSELRT_TEST_SDK")?);
+    Some(dir.join("bin/python")).filter(|python| python.exists())
+}
 
 /// A program of the host, by its name.
 pub(crate) fn which(program: &str) -> Option<PathBuf> {

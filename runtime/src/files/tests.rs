@@ -1,6 +1,7 @@
 //! Tests of [`super`].
 #![forbid(unsafe_code)]
 
+mod bounds;
 mod corpus;
 mod moves;
 mod privileged;

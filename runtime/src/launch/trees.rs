@@ -90,17 +90,17 @@ impl<'a> Trees<'a> {
 
     /// Confines the copies, now that there is a process `pid` in the user namespace of the vessel.
     pub(super) fn confine(&self, pid: u32) -> Result<(), LaunchError> {
-        let mut ids: Option<File> = None;
+        let is_copied = |tree: &Tree<'_>| matches!(tree, Tree::Copied(_));
+        if !self.all.iter().any(is_copied) {
+            return Ok(());
+        }
+        // A root that may not look at other processes may not map ids either.
+        let ids = File::open(format!("/proc/{pid}/ns/user")).ok();
         for (mount, tree) in self.mounts.iter().zip(&self.all) {
             let Tree::Copied(copy) = tree else { continue };
-            if ids.is_none() {
-                let path = format!("/proc/{pid}/ns/user");
-                ids = Some(File::open(&path).map_err(|e| step(format!("open {path}"), e))?);
-            }
-            let ids = ids.as_ref().map(AsFd::as_fd);
             let read_only = mount.is_read_only();
             // Where the file system cannot do it, or one below it: files there are nobody's.
-            sys::confine_mount(copy, read_only, ids)
+            sys::confine_mount(copy, read_only, ids.as_ref().map(AsFd::as_fd))
                 .or_else(|_| sys::confine_mount(copy, read_only, None))
                 .map_err(|e| step(format!("confine the mount at {:?}", mount.destination()), e))?;
         }

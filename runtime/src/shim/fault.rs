@@ -34,6 +34,22 @@ impl Fault {
         self
     }
 
+    /// What failed to make a namespace, a process or a mount of one: with the remedy, where a limit of this host is why. The
+    /// kernel says so by the error of a full disk (namespaces(7), `/proc/sys/user`).
+    #[must_use]
+    pub(crate) fn of_host(mut self) -> Self {
+        let full = Some(rustix::io::Errno::NOSPC.raw_os_error());
+        if self.errno != full && !self.message.contains("ENOSPC") {
+            return self;
+        }
+        self.errno = None;
+        self.kind = FaultKind::LimitExceeded;
+        self.with_remedy(
+            "as many namespaces as this user may have are in use: stop vessels (`vesselrt stop`), or raise the limits (sysctl \
+             user.max_user_namespaces, user.max_mnt_namespaces and the like, fs.mount-max)",
+        )
+    }
+
     /// `doing` failed with an error of the operating system, which decides the kind.
     #[must_use]
     pub fn io(doing: impl Display, error: &io::Error) -> Self {

@@ -50,7 +50,7 @@ impl OuterInit {
         sys::fork_into(CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS, move || {
             i32::from(self.run(&shim).is_err())
         })
-        .map_err(|e| Fault::io("fork a process for the container", &e))
+        .map_err(|e| Fault::io("fork a process for the container", &e).of_host())
     }
 
     fn run(self, shim: &OwnedFd) -> io::Result<()> {

@@ -238,7 +238,7 @@ pub enum Request {
         groups: u32,
     },
     /// Starts a command that belongs to nobody, with pipes of the shim's as its streams: what it writes is logged
-    /// ([`crate::process`]). Reply: [`Reply::Spawned`].
+    /// ([`crate::process`]). With it comes what its [`Confinement`] says. Reply: [`Reply::Spawned`].
     Spawn(Box<SpawnRequest>),
     /// Asks which of those run. Reply: [`Reply::Processes`].
     Processes,

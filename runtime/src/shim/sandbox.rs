@@ -178,7 +178,7 @@ impl Sandbox {
         let moment = rustix::time::Timespec { tv_sec: 1, tv_nsec: 0 };
         let said = rustix::event::poll(&mut [PollFd::new(&self.report, PollFlags::IN)], Some(&moment));
         match (said, wire::recv::<Fault>(&self.report)) {
-            (Ok(1), Ok(Some((why, _)))) => why,
+            (Ok(1), Ok(Some((why, _)))) => why.of_host(),
             _ => fault,
         }
     }

@@ -12,12 +12,14 @@ use crate::cli::{Failure, Outcome};
 /// `Vessel::exec` in a vessel that stays open.
 pub(crate) struct Library {
     lab: Shared,
+    /// Both outputs are read to their ends.
+    piped: bool,
     vessel: Option<Vessel>,
 }
 
 impl Library {
-    pub(crate) fn new(lab: &Shared) -> Self {
-        Self { lab: Shared::clone(lab), vessel: None }
+    pub(crate) fn new(lab: &Shared, piped: bool) -> Self {
+        Self { lab: Shared::clone(lab), piped, vessel: None }
     }
 }
 
@@ -28,7 +30,11 @@ impl Entrant for Library {
             Some(vessel) => vessel,
             None => self.lab.vessel().await?,
         };
-        let done = clock.time(async { Ok(vessel.exec(self.lab.nothing()).await?) }).await;
+        let options = match self.piped {
+            true => self.lab.nothing().stdout(tokio::io::sink()).stderr(tokio::io::sink()),
+            false => self.lab.nothing(),
+        };
+        let done = clock.time(async { Ok(vessel.exec(options).await?) }).await;
         self.vessel = Some(vessel);
         let done = done?;
         if !done.success() {

@@ -7,6 +7,8 @@ use clap::Args;
 use serde_json::{Value, json};
 use vesselrt::settings::{Mount, MountSource};
 
+use crate::cli::context::GLOBAL;
+
 const HEADING: &str = "Mounts";
 
 /// Flags of what is mounted in a vessel.
@@ -19,8 +21,9 @@ pub(in crate::cli) struct MountFlags {
     /// Mount SRC at DST: a path of this host if it has a slash, the name of a volume otherwise
     #[arg(help_heading = HEADING, short = 'v', long, value_name = "SRC:DST[:ro]", value_parser = short)]
     volume: Vec<Mount>,
-    /// The global flag without its letter, which is that of volumes here. What it says is taken from where it is global.
-    #[arg(id = "verbose", long = "verbose", hide = true)]
+    // The global flag without its letter, which is that of volumes here. What it says is taken from where it is global.
+    /// Tell more on standard error
+    #[arg(help_heading = GLOBAL, id = "verbose", long = "verbose")]
     _verbose: bool,
 }
 

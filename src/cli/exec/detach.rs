@@ -4,16 +4,16 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use vesselrt::SpawnOptions;
+use vesselrt::{ExecOptions, Process, SpawnOptions, Vessel};
 
-use super::{Exec, terminal};
+use super::{Exec, Prepared, terminal};
 use crate::cli::process::{self, values};
 use crate::cli::{Context, Failure, Outcome};
 
 /// Flags of a command in the background.
 #[derive(Debug, Args)]
 #[group(skip)]
-pub(super) struct Flags {
+pub(in crate::cli) struct Flags {
     /// Leave it in the background and print its id
     #[arg(short, long)]
     detach: bool,
@@ -23,8 +23,26 @@ pub(super) struct Flags {
 }
 
 impl Flags {
-    pub(super) fn is_asked_for(&self) -> bool {
+    pub(in crate::cli) fn is_asked_for(&self) -> bool {
         self.detach
+    }
+
+    /// Starts it in the background.
+    pub(in crate::cli) async fn spawn(
+        &self,
+        vessel: &Vessel,
+        mut exec: ExecOptions,
+        prepared: &Prepared,
+    ) -> Outcome<Process> {
+        if prepared.terminal {
+            let (rows, columns) = terminal::size();
+            exec = exec.terminal(rows, columns);
+        }
+        let mut options = SpawnOptions::new(exec).input(prepared.interactive);
+        if let Some(bytes) = self.log_size {
+            options = options.log_limit(bytes);
+        }
+        vessel.spawn_detached(options).await.map_err(Failure::of_command)
     }
 }
 
@@ -35,16 +53,8 @@ pub(super) async fn run(args: Exec, context: &Context) -> Outcome<ExitCode> {
     if let Some(dir) = args.work_dir {
         exec = exec.work_dir(dir);
     }
-    if prepared.terminal {
-        let (rows, columns) = terminal::size();
-        exec = exec.terminal(rows, columns);
-    }
-    let mut options = SpawnOptions::new(exec).input(prepared.interactive);
-    if let Some(bytes) = args.detach.log_size {
-        options = options.log_limit(bytes);
-    }
     let work = context.with_vessel(&args.id, async |vessel| {
-        let started = vessel.spawn_detached(options).await.map_err(Failure::of_command);
+        let started = args.detach.spawn(vessel, exec, &prepared).await;
         if !args.idle.is_zero() {
             // A vessel that is being stopped takes no orders.
             let _ = vessel.linger(args.idle).await;

@@ -104,7 +104,7 @@ fn point(name: &str, is_snapshot: impl Fn(&str) -> bool) -> DiffPoint {
     match name {
         name if is_snapshot(name) => DiffPoint::Snapshot(name.to_owned()),
         "@image" | "base" => DiffPoint::Base,
-        "@last" => DiffPoint::Current,
+        "@last" => DiffPoint::Last,
         "@now" | "now" => DiffPoint::Now,
         other => DiffPoint::Snapshot(other.to_owned()),
     }
@@ -227,7 +227,7 @@ mod tests {
         assert_eq!(point("base", none), DiffPoint::Base);
         assert_eq!(point("base", |name| name == "base"), DiffPoint::Snapshot("base".into()));
         assert_eq!(point("@now", none), DiffPoint::Now);
-        assert_eq!(point("@last", none), DiffPoint::Current);
+        assert_eq!(point("@last", none), DiffPoint::Last);
         assert_eq!(point("ab12", none), DiffPoint::Snapshot("ab12".into()));
         assert_eq!(
             (name(None), name(Some(&String::new())), name(Some(&"s".into()))),

@@ -207,7 +207,7 @@ impl Fleet {
 fn point(text: &str) -> DiffPoint {
     match text {
         "@image" => DiffPoint::Base,
-        "@last" => DiffPoint::Current,
+        "@last" => DiffPoint::Last,
         "@now" => DiffPoint::Now,
         id => DiffPoint::Snapshot(id.to_owned()),
     }

@@ -67,6 +67,7 @@ impl Fleet {
         }
         // Only now there is room for another.
         drop(slot);
+        self.sooner.notify_one();
         tracing::info!(ship = id, ?why, "ship stopped");
         Ok(written?)
     }

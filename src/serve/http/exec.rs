@@ -44,7 +44,7 @@ pub(super) struct Executed {
 
 /// Does an operation as the session, which may stay longer then.
 #[utoipa::path(post, path = "/ship/{ship_id}/exec", tag = "operations", request_body = Exec,
-    params(("ship_id" = String, Path, description = "The ship"), ("X-SESSION-ID" = String, Header, description = "The session", min_length = 1, max_length = 256)),
+    params(("ship_id" = String, Path, description = "The ship"), ("X-SESSION-ID" = String, Header, description = "The session", min_length = 1, max_length = 256, pattern = "^[!-~]+$")),
     responses((status = 200, body = Executed, description = "What the operation answered"), (status = 400, body = Detail, description = "It failed, or the session is not aboard")))]
 pub(super) async fn exec(
     State(fleet): State<Arc<Fleet>>,

@@ -152,13 +152,24 @@ pub(super) fn given(headers: &HeaderMap) -> Result<&str, Problem> {
     }
 }
 
+/// An error that was found before one of our handlers was asked (an address that is not UTF-8) is told as all others are.
+fn told(response: Response) -> Response {
+    let kind = response.headers().get(header::CONTENT_TYPE);
+    let is_text = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/plain"));
+    if !(response.status().is_client_error() && is_text) {
+        return response;
+    }
+    let reason = response.status().canonical_reason().unwrap_or("Bad Request");
+    Trouble::from(Problem::new(response.status().as_u16(), reason)).into_response()
+}
+
 /// Names a request, times it, and tells of it.
 pub(super) async fn tell(State(fleet): State<Arc<Fleet>>, request: Request, next: Next) -> Response {
     let began = Instant::now();
     let name = uuid::Uuid::new_v4().simple().to_string();
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
-    let mut response = next.run(request).await;
+    let mut response = told(next.run(request).await);
     let (status, took) = (response.status().as_u16(), began.elapsed());
     // A method is any text as well.
     let common = [Method::GET, Method::POST, Method::DELETE, Method::PUT, Method::HEAD].contains(&method);

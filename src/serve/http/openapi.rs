@@ -121,6 +121,6 @@ mod tests {
         for name in ["Detail", "Invalidity", "Ship", "Session", "ExtendTtl"] {
             assert!(api["components"]["schemas"][name].is_object(), "{name}");
         }
-        assert_eq!(summary().len(), 26);
+        assert_eq!(summary().len(), 27);
     }
 }

@@ -126,7 +126,7 @@ async function refresh() {
     if (mine !== turn) return;
     leave.hidden = false;
     const { ships, sessions } = overview;
-    counts.textContent = `${ships.running} running, ${ships.stopped} stopped, ${sessions.active} sessions · version ${overview.version}`;
+    counts.textContent = `${ships.running} running, ${ships.stopped} stopped, ${sessions.active} ${sessions.active === 1 ? "session" : "sessions"} · version ${overview.version}`;
     await shown.refresh?.();
     if (trouble.dataset.lost) trouble.hidden = true;
     delete trouble.dataset.lost;

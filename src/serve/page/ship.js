@@ -88,7 +88,7 @@ function log(id) {
     before = logs;
     const atEnd = text.scrollHeight - text.scrollTop - text.clientHeight < 40;
     if (logs) text.textContent = logs;
-    place.replaceChildren(logs ? text : empty("Nothing yet", "What commands of the ship write to its log is shown here."));
+    place.replaceChildren(logs ? text : empty("Nothing yet", "Every operation on the ship since the service was started is a line here."));
     if (atEnd) text.scrollTop = text.scrollHeight;
   } };
 }
@@ -123,12 +123,13 @@ function changes(id) {
   const draw = async () => {
     place.replaceChildren(make("p", { class: "faint" }, "Comparing…"));
     const answer = await get(`ship/${id}/diff`);
-    const rows = answer.changes.map((one) => make("tr", {}, make("td", { class: `change-${one.change}` }, one.change),
-      make("td", {}, make("code", {}, one.from ? `${one.from} → ${one.path}` : one.path)), make("td", { class: "faint" }, one.type === "file" ? size(one.size) : one.type)));
+    const rows = answer.changes.map((one) => make("tr", {}, make("td", { class: `change-${one.status}` }, one.status),
+      make("td", {}, make("code", {}, one.old_path ? `${one.old_path} → ${one.path}` : one.path)), make("td", { class: "faint" }, size((one.new ?? one.old)?.size))));
+    const since = answer.from === "@image" ? "Since the image" : `Since snapshot ${answer.from}`;
     const again = button("Look again", act(draw));
-    const more = answer.truncated ? make("p", { class: "faint" }, `The first ${rows.length} changes.`) : null;
-    place.replaceChildren(make("div", { class: "row apart" }, make("h3", {}, "Since the last snapshot"), again),
-      rows.length ? make("table", {}, make("tbody", {}, rows)) : empty("No changes", "Nothing was changed since the last snapshot."), ...(more ? [more] : []));
+    const more = answer.total > rows.length ? make("p", { class: "faint" }, `The first ${rows.length} of ${answer.total} changes.`) : null;
+    place.replaceChildren(make("div", { class: "row apart" }, make("h3", {}, since), again),
+      rows.length ? make("table", {}, make("tbody", {}, rows)) : empty("No changes", "Nothing was changed."), ...(more ? [more] : []));
   };
   let drawn = false;
   return { place, refresh: async () => {

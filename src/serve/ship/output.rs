@@ -1,26 +1,36 @@
 //! What a command writes, kept up to a limit.
 #![forbid(unsafe_code)]
 
-use std::io;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
-
-use tokio::io::AsyncWrite;
-
 /// Bytes that are kept of what one command, or one piece of code, writes to one stream.
 pub const MOST_OUTPUT: usize = 16 << 20;
 
 /// The beginning of what was written.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Kept {
     bytes: Vec<u8>,
+    limit: usize,
     lost: u64,
 }
 
+impl Default for Kept {
+    fn default() -> Self {
+        Self::up_to(MOST_OUTPUT)
+    }
+}
+
 impl Kept {
+    /// Keeps so many bytes.
+    pub(super) fn up_to(limit: usize) -> Self {
+        Self { bytes: Vec::new(), limit, lost: 0 }
+    }
+
+    /// Keeps so many more from now on.
+    pub(super) fn more(&mut self, limit: usize) {
+        self.limit = self.bytes.len() + limit;
+    }
+
     pub(super) fn add(&mut self, data: &[u8]) {
-        let taken = data.len().min(MOST_OUTPUT - self.bytes.len());
+        let taken = data.len().min(self.limit - self.bytes.len());
         self.bytes.extend_from_slice(&data[..taken]);
         self.lost += (data.len() - taken) as u64;
     }
@@ -36,31 +46,6 @@ impl Kept {
     }
 }
 
-/// A stream that keeps the beginning of what is written to it. Clones share it.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Collector(Arc<Mutex<Kept>>);
-
-impl Collector {
-    pub(super) fn text(&self) -> String {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).text()
-    }
-}
-
-impl AsyncWrite for Collector {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).add(data);
-        Poll::Ready(Ok(data.len()))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,5 +58,10 @@ mod tests {
         kept.add(&vec![b'x'; MOST_OUTPUT]);
         assert_eq!(kept.bytes.len(), MOST_OUTPUT);
         assert!(kept.text().ends_with("x\n[output cut: 9 more bytes]"));
+        let mut kept = Kept::up_to(2);
+        kept.add(b"abc");
+        kept.more(3);
+        kept.add(b"defg");
+        assert_eq!(kept.text(), "abdef\n[output cut: 2 more bytes]");
     }
 }

@@ -68,7 +68,7 @@ pub(super) fn take<T: DeserializeOwned>(payload: &Value) -> Result<T, Answer> {
         _ => {
             return Err(invalid(
                 "model_attributes_type",
-                json!(["body"]),
+                &["body"],
                 "Input should be a valid dictionary",
                 payload,
             ));
@@ -77,13 +77,13 @@ pub(super) fn take<T: DeserializeOwned>(payload: &Value) -> Result<T, Answer> {
     serde_json::from_value(Value::Object(known)).map_err(|error| {
         let message = error.to_string();
         match message.strip_prefix("missing field `").and_then(|rest| rest.split('`').next()) {
-            Some(field) => invalid("missing", json!(["body", field]), "Field required", payload),
-            None => invalid("value_error", json!(["body"]), &message, payload),
+            Some(field) => invalid("missing", &["body", field], "Field required", payload),
+            None => invalid("value_error", &["body"], &message, payload),
         }
     })
 }
 
-fn invalid(kind: &str, place: Value, message: &str, input: &Value) -> Answer {
+fn invalid(kind: &str, place: &[&str], message: &str, input: &Value) -> Answer {
     Answer {
         status: 422,
         body: json!({"detail": [{"type": kind, "loc": place, "msg": message, "input": input}]}),

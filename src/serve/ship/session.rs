@@ -1,10 +1,12 @@
 //! [`Session`]: what a ship knows of one of its sessions.
 #![forbid(unsafe_code)]
 
+use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Value, json};
 use tokio::sync::{OnceCell, watch};
+use tokio::task::JoinHandle;
 
 use super::kernel::{Door, Kernel};
 use super::payload::{Answer, Refusal, take};
@@ -13,6 +15,8 @@ use crate::Vessel;
 
 /// Seconds that code may take when nobody says.
 const TIMEOUT: i64 = 30;
+/// Commands of a session that have left something running: when there is one more, what the oldest left ends.
+const MOST_LEFT: usize = 64;
 
 #[derive(Debug, serde::Deserialize)]
 struct Code {
@@ -28,6 +32,8 @@ struct Code {
 pub(super) struct Session {
     pub(super) user: OnceCell<User>,
     kernel: Mutex<Option<Kernel>>,
+    /// What its commands left running, the oldest first.
+    left: Mutex<VecDeque<JoinHandle<()>>>,
     /// Turns true when it ends.
     pub(super) ended: watch::Sender<bool>,
 }
@@ -42,9 +48,27 @@ impl Session {
         self.kernel.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Ends what its commands left running.
+    pub(super) fn end_left(&self) {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        left.drain(..).for_each(|left| left.abort());
+    }
+
     /// Ends its Python; false when there is none.
     pub(super) fn end_kernel(&self) -> bool {
         self.kernel().take().is_some()
+    }
+
+    /// Keeps what a command left running until the session ends.
+    pub(super) fn leave(&self, left: JoinHandle<()>) {
+        let mut all = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|left| !left.is_finished());
+        all.push_back(left);
+        if all.len() > MOST_LEFT
+            && let Some(oldest) = all.pop_front()
+        {
+            oldest.abort();
+        }
     }
 
     fn status(&self) -> Option<&'static str> {
@@ -111,5 +135,12 @@ impl Session {
             "error": ran.error,
             "kernel_id": id,
         }))
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let left = self.left.get_mut().unwrap_or_else(PoisonError::into_inner);
+        left.iter().for_each(JoinHandle::abort);
     }
 }

@@ -10,8 +10,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::output::Collector;
+use super::foreground;
 use super::payload::{Answer, take};
+use super::session::Session;
 use super::users::User;
 use crate::{ErrorKind, ExecOptions, Process, ProcessInfo, SpawnOptions, Vessel};
 
@@ -67,7 +68,7 @@ impl Done {
     }
 }
 
-pub(super) async fn exec(vessel: &Vessel, user: &User, payload: &Value) -> Answer {
+pub(super) async fn exec(vessel: &Vessel, session: &Session, user: &User, payload: &Value) -> Answer {
     let request: Exec = match take(payload) {
         Ok(request) => request,
         Err(answer) => return answer,
@@ -79,7 +80,7 @@ pub(super) async fn exec(vessel: &Vessel, user: &User, payload: &Value) -> Answe
     let done = match command(user, &request).await {
         Err(error) => Done::failed(error),
         Ok(options) if request.background => background(vessel, options).await,
-        Ok(options) => foreground(vessel, options, timeout).await,
+        Ok(options) => foreground(vessel, session, options, timeout).await,
     };
     Answer::ok(done.body())
 }
@@ -97,10 +98,12 @@ async fn command(user: &User, request: &Exec) -> Result<ExecOptions, String> {
         // Whether it is there and a directory is for the shell to say.
         _ => {}
     }
-    let options = match request.shell {
-        true => user.command(script(user, &cwd, &request.command)),
-        false => user.command(words(&cwd, &request.command)?),
+    let argv = match request.shell {
+        true => script(user, &cwd, &request.command),
+        false => words(&cwd, &request.command)?,
     };
+    // A process in the background has a vessel that keeps it.
+    let options = if request.background { user.command(argv) } else { foreground::around(user, argv) };
     Ok(options.envs(request.env.iter()))
 }
 
@@ -128,20 +131,23 @@ fn quoted(path: &Path) -> String {
     format!("'{}'", path.to_string_lossy().replace('\'', "'\\''"))
 }
 
-async fn foreground(vessel: &Vessel, options: ExecOptions, timeout: Option<Duration>) -> Done {
-    let (out, err) = (Collector::default(), Collector::default());
-    let mut options = options.stdout(out.clone()).stderr(err.clone());
-    if let Some(timeout) = timeout {
-        options = options.timeout(timeout);
+async fn foreground(
+    vessel: &Vessel,
+    session: &Session,
+    options: ExecOptions,
+    time: Option<Duration>,
+) -> Done {
+    let ended = match foreground::run(vessel, options, time).await {
+        Ok(ended) => ended,
+        Err(error) => return Done::failed(error.chain()),
+    };
+    if let Some(left) = ended.left {
+        session.leave(left);
     }
-    let ended = vessel.exec(options).await;
-    let (stdout, stderr) = (out.text(), err.text());
-    match ended {
-        Ok(end) if end.timed_out => {
-            Done { code: -1, stdout, stderr, error: Some("Command timed out".to_owned()), process: None }
-        }
-        Ok(end) => Done { code: end.exit_code, stdout, stderr, ..Done::default() },
-        Err(error) => Done { stdout, stderr, ..Done::failed(error.chain()) },
+    let (stdout, stderr) = (ended.stdout, ended.stderr);
+    match ended.code {
+        Some(code) => Done { code, stdout, stderr, ..Done::default() },
+        None => Done { stdout, stderr, ..Done::failed("Command timed out") },
     }
 }
 

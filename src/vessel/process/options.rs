@@ -49,12 +49,13 @@ impl SpawnOptions {
         self
     }
 
+    /// What it has of its own besides the limits of the vessel.
+    pub(super) fn limits(&self) -> &Limits {
+        &self.exec.limits
+    }
+
     pub(super) fn request(&self, work_dir: &str, image: &ImageDefaults) -> Result<SpawnRequest> {
-        let ExecOptions { stdin, stdout, stderr, timeout, limits, .. } = &self.exec;
-        if *limits != Limits::default() {
-            return Err(Error::invalid("a detached command has no limits of its own")
-                .with_remedy("limit the vessel, when it is created or by `vesselrt update`"));
-        }
+        let ExecOptions { stdin, stdout, stderr, timeout, .. } = &self.exec;
         if !matches!((stdin, stdout, stderr), (Input::Null, Output::Null, Output::Null)) {
             return Err(Error::invalid("a detached command takes no streams of its caller")
                 .with_remedy("read what it writes from its log, and write to it when it runs"));

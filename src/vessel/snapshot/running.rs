@@ -18,6 +18,7 @@ use super::{Turn, VesselInner, save_state};
 use crate::error::{Error, Result};
 use crate::manager::open::read_state;
 use crate::offload::blocking;
+use crate::state::Copied;
 use crate::store::{dirs, staged::Staged};
 
 /// Where the shim puts what it copies ahead (`files/ahead.rs` of the runtime).
@@ -73,10 +74,12 @@ async fn capture(
     .await?;
     vessel.manager.sweep_later();
     state.packing.push(made.clone());
+    let before = state.copied.replace(Copied { snapshot: made.id.clone(), generation: state.generation });
     state.levels.extend(options.level.map(|level| (made.id.clone(), level)));
     if let Err(error) = save_state(vessel, &state).await {
         // It may have been written although we were told otherwise: the layer stays, and garbage is collected.
         state.packing.pop();
+        state.copied = before;
         let _ = save_state(vessel, &state).await;
         return Err(error);
     }

@@ -105,7 +105,7 @@ impl Server {
             | Request::WaitProcess { .. }
             | Request::OpenInput { .. }
             | Request::CloseInput { .. }
-            | Request::EndProcesses { .. }) => self.on_processes(id, request),
+            | Request::EndProcesses { .. }) => self.on_processes(id, request, fds),
             file => {
                 if !reads_only(&file) {
                     self.running.written_from_outside();
@@ -119,15 +119,18 @@ impl Server {
     /// What could not be mounted may be now. If it still cannot, files are what is done about it with.
     fn attach_missing(&mut self) {
         let incomplete = |mounted: &&mut Mounted| mounted.attached.fault().is_some();
-        if let Some(mounted) = self.mounted.as_mut().filter(incomplete) {
-            let _ = mounted.attach_again(&self.dirs);
+        if let Some(mounted) = self.mounted.as_mut().filter(incomplete)
+            && let Ok(true) = mounted.attach_again(&self.dirs)
+        {
+            // It was made without them.
+            self.retire_sandbox();
         }
     }
 
     /// Requests about detached processes.
-    fn on_processes(&mut self, id: u64, request: Request) -> Handled {
+    fn on_processes(&mut self, id: u64, request: Request, fds: Vec<OwnedFd>) -> Handled {
         match request {
-            Request::Spawn(request) => self.spawn(id, &request).map(|()| Outcome::Later),
+            Request::Spawn(request) => self.spawn(id, &request, fds).map(|()| Outcome::Later),
             Request::Processes => Ok(Outcome::Reply(self.running_processes(), Vec::new())),
             Request::SignalProcess { process, signal } => {
                 self.signal_process(process, signal)?;
@@ -305,8 +308,8 @@ fn reads_only(request: &Request) -> bool {
 }
 
 /// A request about one file or directory, done as a user in a directory that it stays in.
-fn within(root: &Root, bounds: &Bounds<'_>, request: Request, fds: Vec<OwnedFd>) -> Handled {
-    let (path, follow) = match &request {
+fn within(root: &Root, bounds: &Bounds<'_>, request: &Request, fds: Vec<OwnedFd>) -> Handled {
+    let (path, follow) = match request {
         Request::Open { path, .. } | Request::WriteFile { path, .. } | Request::ReadDir { path } => {
             (path, true)
         }
@@ -315,25 +318,25 @@ fn within(root: &Root, bounds: &Bounds<'_>, request: Request, fds: Vec<OwnedFd>)
         Request::MakeDir { path, parents, .. } => (path, *parents),
         Request::Remove { path, .. } => (path, false),
         Request::Rename { from, to } => {
-            let (from, to) = (from.clone(), to.clone());
-            return bounds.work(root, &from, false, |_, from| {
+            return bounds.work(root, from, false, |_, from| {
                 // Both are below the same directory.
-                bounds.work(root, &to, false, |root, to| {
+                bounds.work(root, to, false, |root, to| {
                     on_files(root, Request::Rename { from: from.to_vec(), to: to.to_vec() }, fds)
                 })
             });
         }
         _ => return Err(Fault::new(FaultKind::InvalidArgument, "not a request about files")),
     };
-    let path = path.clone();
-    bounds.work(root, &path, follow, |root, inside| {
+    bounds.work(root, path, follow, |root, inside| {
         let path = inside.to_vec();
         let request = match request {
-            Request::Open { flags, mode, .. } => Request::Open { path, flags, mode },
-            Request::WriteFile { mode, .. } => Request::WriteFile { path, mode },
-            Request::Stat { follow, .. } => Request::Stat { path, follow },
-            Request::MakeDir { mode, parents, .. } => Request::MakeDir { path, mode, parents },
-            Request::Remove { recursive, .. } => Request::Remove { path, recursive },
+            Request::Open { flags, mode, .. } => Request::Open { path, flags: *flags, mode: *mode },
+            Request::WriteFile { mode, .. } => Request::WriteFile { path, mode: *mode },
+            Request::Stat { follow, .. } => Request::Stat { path, follow: *follow },
+            Request::MakeDir { mode, parents, .. } => {
+                Request::MakeDir { path, mode: *mode, parents: *parents }
+            }
+            Request::Remove { recursive, .. } => Request::Remove { path, recursive: *recursive },
             _ => Request::ReadDir { path },
         };
         on_files(root, request, fds)
@@ -373,7 +376,7 @@ fn on_files(root: &Root, request: Request, mut fds: Vec<OwnedFd>) -> Handled {
             Reply::Done
         }
         Request::Within { uid, gid, base, request } => {
-            return within(root, &Bounds { uid, gid, base: &base }, *request, fds);
+            return within(root, &Bounds { uid, gid, base: &base }, &request, fds);
         }
         _ => return Err(Fault::new(FaultKind::InvalidArgument, "not a request about files")),
     };

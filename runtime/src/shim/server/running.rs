@@ -220,7 +220,7 @@ impl Server {
     }
 
     /// No command begins in this sandbox any more; those that run in it go on.
-    fn retire_sandbox(&mut self) {
+    pub(super) fn retire_sandbox(&mut self) {
         let Some(sandbox) = self.running.sandbox.take() else { return };
         if self.commands.is_empty() {
             sandbox.end(&self.dirs);

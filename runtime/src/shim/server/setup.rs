@@ -138,4 +138,5 @@ fn raise_descriptor_limit() {
 fn house_fault(error: &HouseError) -> Fault {
     Fault { errno: error.errno(), ..Fault::new(FaultKind::Unsupported, error.to_string()) }
         .with_remedy("`vesselrt doctor` says what this host lacks")
+        .of_host()
 }

@@ -27,7 +27,7 @@ fn what_is_wrong_with_a_number_is_told_as_fastapi_does() {
         (json!(u64::MAX), "less_than_equal", "Input should be less than or equal to 100"),
         (json!(1e300), "less_than_equal", "Input should be less than or equal to 100"),
     ] {
-        let detail = invalid(json!({ "ttl": value }), |fields| drop(fields.positive("ttl", 100, None)));
+        let detail = invalid(json!({ "ttl": value }), |fields| _ = fields.positive("ttl", 100, None));
         assert_eq!(detail[0]["type"], kind, "{value}");
         assert_eq!(detail[0]["msg"], msg, "{value}");
         assert_eq!(detail[0]["loc"], json!(["body", "ttl"]));

@@ -67,11 +67,12 @@ fn meta(request: &SpawnRequest) -> Meta {
 }
 
 impl Server {
-    /// The client hears when the process has started, or that it has not.
+    /// The client hears when the process has started, or that it has not. `groups` is what its limits come with.
     pub(in crate::shim::server) fn spawn(
         &mut self,
         client: u64,
         request: &SpawnRequest,
+        groups: Vec<OwnedFd>,
     ) -> Result<(), Fault> {
         if self.leaving {
             return Err(Fault::new(FaultKind::Busy, "the vessel is being stopped"));
@@ -85,7 +86,8 @@ impl Server {
         let records = Records::create(&self.dirs.vessel).map_err(failed)?;
         let process = records.take_number().map_err(failed)?;
         let dir = records.begin(process, &meta(request)).map_err(failed)?;
-        let begun = self.begin_command(request.command.clone(), streams.theirs);
+        let theirs = streams.theirs.into_iter().chain(groups).collect();
+        let begun = self.begin_command(request.command.clone(), theirs);
         let number = begun.inspect_err(|_| {
             // What cannot be removed is lost when the next shim looks at it.
             let _ = records.remove(process);
