@@ -11,6 +11,7 @@
 //! | `VESSELRT_TEST_DEBIAN` | a tar of a Debian root file system; default: made once by mmdebstrap |
 //! | `VESSELRT_TEST_KERNEL` | a directory made by `fixtures/kernel.sh`; default: made once with apt |
 //! | `VESSELRT_TEST_DEBIAN_NET` | the same with curl, Python, Node.js, vim, top and less |
+//! | `VESSELRT_TEST_WRITE_DOCS` | what tests know better is written into the documents |
 //! | `VESSELRT_TEST_SEED` | seed of the tests with random moments, printed when they fail |
 #![forbid(unsafe_code)]
 // A test says by panicking that something is not as it must be.
