@@ -155,6 +155,7 @@ pub(super) const ATTACKS: &[Attack] = &[
             "a_process_that_stopped_itself_dies_with_the_rest",
             "a_process_that_ignores_signals_dies_too",
             "a_reader_that_never_reads_costs_nothing",
+            "after_everything_that_goes_wrong_the_host_is_as_before",
         ],
     ),
     attack(
