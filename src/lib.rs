@@ -83,6 +83,7 @@ pub use vessel::session::Running;
 pub use vessel::snapshot::options::SnapshotOptions;
 pub use vessel::snapshot::upkeep::{SnapshotDeletion, SnapshotPruning, SnapshotsDeleted};
 pub use vessel::user_files::UserFiles;
+pub use vesselrt_runtime::cgroup::GroupUsage;
 pub use vesselrt_runtime::settings;
 pub use vesselrt_storage::manifest::{SnapshotManifest, SnapshotMode, VesselManifest};
 pub use vesselrt_storage::registry::{self, Kept as CredentialsKept, RegistryConfig};

@@ -73,8 +73,8 @@ async fn without_limits_there_is_no_group(store: &Store) {
     let running = vessel.spawn(ExecOptions::new(["sleep", "60"])).await.unwrap();
     let stats = vessel.stats().await.unwrap();
     assert!(stats.running && !stats.grouped && stats.commands == 1);
-    assert!(stats.pids.unwrap() >= 2, "the command and its init: {stats:?}");
-    assert!(stats.memory.unwrap() > 0 && stats.disk > 0, "{stats:?}");
+    assert!(stats.usage.pids.unwrap() >= 2, "the command and its init: {stats:?}");
+    assert!(stats.usage.memory.unwrap() > 0 && stats.disk > 0, "{stats:?}");
     drop(running);
     // Those that hold for single processes need none either.
     let vessel = limited(&manager, Limits::new().nofile(100).disk(1 << 30)).await;
@@ -97,8 +97,8 @@ async fn a_memory_hog_is_killed_and_told(store: &Store) {
     let well = run_in(&vessel, hog("echo fine; exit 3")).await.unwrap();
     assert_eq!((well.result.exit_code, well.result.oom_killed), (3, false), "it was not this one");
     let stats = vessel.stats().await.unwrap();
-    assert!(stats.grouped && stats.oom_kills.unwrap() >= 2, "{stats:?}");
-    let peak = stats.memory_peak.unwrap();
+    assert!(stats.grouped && stats.usage.oom_kills.unwrap() >= 2, "{stats:?}");
+    let peak = stats.usage.memory_peak.unwrap();
     assert!((16 << 20..=32 << 20).contains(&peak), "{peak}");
     assert_eq!(stats.limits.memory, Some(32 << 20));
 }
@@ -113,7 +113,7 @@ async fn a_fork_bomb_stops_and_the_vessel_remains_usable(store: &Store) {
     let mut running = vessel.spawn(ExecOptions::new(["sh", "-c", bomb])).await.unwrap();
     let mut most = 0;
     for _ in 0..20 {
-        most = most.max(vessel.stats().await.unwrap().pids.unwrap());
+        most = most.max(vessel.stats().await.unwrap().usage.pids.unwrap());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!((4..=24).contains(&most), "{most}");
@@ -141,7 +141,7 @@ async fn half_a_processor_is_half_a_processor(store: &Store) {
     // However little a busy machine has left for it, it is more than that.
     vessel.update(|limits| limits.milli_cpus = Some(20)).await.unwrap();
     until("the group has used its time up", async || {
-        vessel.stats().await.unwrap().throttled.unwrap() > Duration::ZERO
+        vessel.stats().await.unwrap().usage.throttled.unwrap() > Duration::ZERO
     })
     .await;
     assert!(share(&vessel).await < 0.15);
@@ -150,9 +150,9 @@ async fn half_a_processor_is_half_a_processor(store: &Store) {
 
 /// How many processors a vessel has in use, over a second and a half.
 async fn share(vessel: &Vessel) -> f64 {
-    let (before, began) = (vessel.stats().await.unwrap().cpu_time.unwrap(), Instant::now());
+    let (before, began) = (vessel.stats().await.unwrap().usage.cpu_time.unwrap(), Instant::now());
     tokio::time::sleep(Duration::from_millis(1500)).await;
-    let used = vessel.stats().await.unwrap().cpu_time.unwrap() - before;
+    let used = vessel.stats().await.unwrap().usage.cpu_time.unwrap() - before;
     // The time is measured from after the first look to after the second.
     used.as_secs_f64() / began.elapsed().as_secs_f64()
 }
@@ -170,7 +170,7 @@ async fn limits_change_under_a_running_command(store: &Store) {
     let mut running = vessel.spawn(options).await.unwrap();
     let status = vessel.update(|limits| limits.memory = Some(48 << 20)).await.unwrap();
     assert!(matches!(status.enforcement, Enforcement::CgroupV1 | Enforcement::CgroupV2), "{status:?}");
-    assert!(vessel.stats().await.unwrap().pids.unwrap() >= 2);
+    assert!(vessel.stats().await.unwrap().usage.pids.unwrap() >= 2);
     let found = groups(vessel.id());
     let files = ["memory.max", "memory.limit_in_bytes"];
     assert_eq!(said(&found, files), (48 << 20).to_string());

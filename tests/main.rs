@@ -13,6 +13,7 @@
 //! | `VESSELRT_TEST_DEBIAN_NET` | the same with curl, Python, Node.js, vim, top and less |
 //! | `VESSELRT_TEST_LANGUAGES` | a tar made by `fixtures/languages.sh scripts`; default: the one in /tmp, if there is one |
 //! | `VESSELRT_TEST_SDK` | a virtual environment of Python with shipyard-python-sdk 0.2.4 |
+//! | `VESSELRT_TEST_WRITE_DOCS` | what tests know better is written into the documents |
 //! | `VESSELRT_TEST_SEED` | seed of the tests with random moments, printed when they fail |
 #![forbid(unsafe_code)]
 // A test says by panicking that something is not as it must be.

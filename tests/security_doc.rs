@@ -1,6 +1,8 @@
 //! `docs/security.md` promises by the names of tests: every one of them exists, and every case of the corpus is in it.
 #![forbid(unsafe_code)]
 
+mod attacks;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
@@ -8,6 +10,10 @@ use std::path::Path;
 use vesselrt_fixtures::hostile::{Expect, Form, cases};
 
 const DOCUMENT: &str = include_str!("../docs/security.md");
+
+/// What stands around the table of attacks.
+const BEGIN: &str = "<!-- attacks: ";
+const END: &str = "<!-- end of attacks -->";
 
 /// Words in backticks that can only be the names of tests and cases: lower case, with two underscores or more.
 fn named() -> BTreeSet<&'static str> {
@@ -66,4 +72,24 @@ fn every_case_of_the_corpus_is_in_the_document_with_its_verdict() {
         // The others were asked about image layers.
         assert!(case.form == Form::Snapshot || line.matches('|').count() == 6, "{line}");
     }
+}
+
+#[test]
+fn the_table_of_attacks_is_that_of_the_tests() {
+    let begin = DOCUMENT.find(BEGIN).and_then(|at| Some(at + DOCUMENT[at..].find('\n')? + 1));
+    let (begin, end) = (begin.expect("its begin"), DOCUMENT.find(END).expect("its end"));
+    let rows: String = attacks::ATTACKS.iter().map(|attack| attack.row() + "\n").collect();
+    let table = format!("\n| attack | known as | tests |\n|---|---|---|\n{rows}\n");
+    if DOCUMENT[begin..end] == table {
+        return;
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/security.md");
+    if std::env::var_os("VESSELRT_TEST_WRITE_DOCS").is_some() {
+        return fs::write(path, [&DOCUMENT[..begin], &table, &DOCUMENT[end..]].concat()).unwrap();
+    }
+    let written: BTreeSet<&str> = DOCUMENT[begin..end].lines().collect();
+    let differs: Vec<&str> = table.lines().filter(|line| !written.contains(line)).collect();
+    panic!(
+        "docs/security.md has other rows than tests/security_doc/attacks.rs (VESSELRT_TEST_WRITE_DOCS=1 writes it): {differs:#?}"
+    );
 }

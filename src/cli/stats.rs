@@ -85,7 +85,7 @@ async fn samples(manager: &Manager, ids: &[String]) -> Outcome<Vec<Sample>> {
     let mut before = Vec::with_capacity(ids.len());
     for id in ids {
         match manager.vessel_stats(&id).await {
-            Ok(stats) => before.push((id, stats.cpu_time, Instant::now())),
+            Ok(stats) => before.push((id, stats.usage.cpu_time, Instant::now())),
             // One that was not asked for may be gone.
             Err(e) if !asked && e.kind() == ErrorKind::NotFound => {}
             Err(e) => return Err(e.into()),
@@ -96,7 +96,7 @@ async fn samples(manager: &Manager, ids: &[String]) -> Outcome<Vec<Sample>> {
     for (id, used, since) in before {
         match manager.vessel_stats(&id).await {
             Ok(stats) => {
-                let cpus = share(used, stats.cpu_time, since.elapsed());
+                let cpus = share(used, stats.usage.cpu_time, since.elapsed());
                 samples.push(Sample { id, stats, cpus });
             }
             Err(e) if !asked && e.kind() == ErrorKind::NotFound => {}
@@ -148,17 +148,17 @@ fn table(samples: &[Sample]) -> Table {
     for Sample { id, stats, cpus } in samples {
         let limit = &stats.limits;
         let about = if stats.grouped || !stats.running { "" } else { "~" };
-        let memory = stats.memory.map(|bytes| format!("{about}{}", size(bytes)));
+        let memory = stats.usage.memory.map(|bytes| format!("{about}{}", size(bytes)));
         table.row([
             id.clone(),
             if stats.running { "running".to_owned() } else { "stopped".to_owned() },
             of(cpus.map(|cpus| format!("{cpus:.2}")), limit.milli_cpus.map(limits::shown_cpus)),
-            or_none(stats.cpu_time.map(|time| format!("{:.2} s", time.as_secs_f64()))),
+            or_none(stats.usage.cpu_time.map(|time| format!("{:.2} s", time.as_secs_f64()))),
             of(memory, limit.memory.map(size)),
-            or_none(stats.memory_peak.map(size)),
-            of(stats.pids.map(|count| count.to_string()), limit.pids.map(|count| count.to_string())),
-            or_none(stats.read.map(size)),
-            or_none(stats.written.map(size)),
+            or_none(stats.usage.memory_peak.map(size)),
+            of(stats.usage.pids.map(|count| count.to_string()), limit.pids.map(|count| count.to_string())),
+            or_none(stats.usage.read.map(size)),
+            or_none(stats.usage.written.map(size)),
             of(Some(size(stats.disk)), limit.disk.map(size)),
             stats.disk_inodes.to_string(),
             stats.enforcement.as_str().to_owned(),
@@ -179,14 +179,14 @@ fn to_json(sample: &Sample) -> Value {
         "enforcement": stats.enforcement.as_str(),
         "limits": limits::to_json(&stats.limits),
         "cpus": cpus,
-        "cpuTimeUs": micros(stats.cpu_time),
-        "throttledUs": micros(stats.throttled),
-        "memory": stats.memory,
-        "memoryPeak": stats.memory_peak,
-        "pids": stats.pids,
-        "readBytes": stats.read,
-        "writtenBytes": stats.written,
-        "oomKills": stats.oom_kills,
+        "cpuTimeUs": micros(stats.usage.cpu_time),
+        "throttledUs": micros(stats.usage.throttled),
+        "memory": stats.usage.memory,
+        "memoryPeak": stats.usage.memory_peak,
+        "pids": stats.usage.pids,
+        "readBytes": stats.usage.read,
+        "writtenBytes": stats.usage.written,
+        "oomKills": stats.usage.oom_kills,
         "diskBytes": stats.disk,
         "diskInodes": stats.disk_inodes,
     })

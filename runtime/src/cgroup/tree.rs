@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::time::Duration;
 
 use super::GroupUsage;
 
@@ -33,7 +34,7 @@ pub fn usage_of(shim: u32) -> Option<GroupUsage> {
     let page = u64::try_from(rustix::param::page_size()).unwrap_or(4096);
     let per_second = rustix::param::clock_ticks_per_second().max(1);
     Some(GroupUsage {
-        cpu_us: Some(ticks.saturating_mul(1_000_000) / per_second),
+        cpu_time: Some(Duration::from_micros(ticks.saturating_mul(1_000_000) / per_second)),
         memory: Some(pages.saturating_mul(page)),
         pids: Some(pids),
         ..GroupUsage::default()

@@ -3,6 +3,7 @@
 
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::time::Duration;
 
 use super::{Controller, Group, Version};
 
@@ -12,10 +13,10 @@ const SMALL: usize = 4096;
 /// What a group uses. `None`: its controller is not there, or this kernel does not count it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct GroupUsage {
-    /// Processor time so far, in microseconds.
-    pub cpu_us: Option<u64>,
-    /// How long processes stood still because the group had used up its time, in microseconds.
-    pub throttled_us: Option<u64>,
+    /// Processor time so far.
+    pub cpu_time: Option<Duration>,
+    /// How long processes stood still because the group had used up its time.
+    pub throttled: Option<Duration>,
     /// Memory now, in bytes, the page cache of its files included.
     pub memory: Option<u64>,
     /// The most memory there was, in bytes.
@@ -50,10 +51,9 @@ pub(super) fn read(group: &Group) -> GroupUsage {
 
 fn v1<'a>(dir: impl Fn(Controller) -> Option<&'a Path>, usage: &mut GroupUsage) {
     let of = |controller, name| dir(controller).and_then(|dir| number(dir, name));
-    usage.cpu_us = of(Controller::Cpuacct, "cpuacct.usage").map(|nanoseconds| nanoseconds / 1000);
+    usage.cpu_time = of(Controller::Cpuacct, "cpuacct.usage").map(Duration::from_nanos);
     let throttled = dir(Controller::Cpu).and_then(|dir| text(dir, "cpu.stat"));
-    usage.throttled_us =
-        throttled.and_then(|text| keyed(&text, "throttled_time")).map(|nanoseconds| nanoseconds / 1000);
+    usage.throttled = throttled.and_then(|text| keyed(&text, "throttled_time")).map(Duration::from_nanos);
     usage.memory = of(Controller::Memory, "memory.usage_in_bytes");
     usage.memory_peak = of(Controller::Memory, "memory.max_usage_in_bytes");
     let io = dir(Controller::Io).and_then(|dir| text(dir, "blkio.throttle.io_service_bytes_recursive"));
@@ -67,8 +67,8 @@ fn v2<'a>(dir: impl Fn(Controller) -> Option<&'a Path>, usage: &mut GroupUsage) 
     // Every group counts processor time, whatever its controllers.
     let any = [Controller::Cpu, Controller::Memory, Controller::Pids].into_iter().find_map(&dir);
     if let Some(text) = any.and_then(|dir| text(dir, "cpu.stat")) {
-        usage.cpu_us = keyed(&text, "usage_usec");
-        usage.throttled_us = keyed(&text, "throttled_usec");
+        usage.cpu_time = keyed(&text, "usage_usec").map(Duration::from_micros);
+        usage.throttled = keyed(&text, "throttled_usec").map(Duration::from_micros);
     }
     usage.memory = of(Controller::Memory, "memory.current");
     usage.memory_peak = of(Controller::Memory, "memory.peak");

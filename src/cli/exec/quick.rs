@@ -3,6 +3,10 @@
 //!
 //! Only what is plain is done here, and as the long way would do it. Whatever is not understood, or not as usual, is left to
 //! that, which also has the better complaints.
+//!
+//! Output to a file is among that: its descriptor must not enter the vessel (a command could truncate or map the file, or read
+//! what else is in it), and copying from a pipe needs what the library does at the end, where something that the command left
+//! behind may keep the pipe open for ever.
 #![forbid(unsafe_code)]
 
 use std::ffi::OsString;

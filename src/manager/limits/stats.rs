@@ -3,7 +3,6 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::time::Duration;
 
 use vesselrt_runtime::cgroup::{GroupUsage, tree};
 use vesselrt_runtime::settings::Limits;
@@ -17,7 +16,7 @@ use crate::manager::ManagerInner;
 use crate::manager::open::read_state;
 use crate::offload::blocking;
 
-/// What the commands of a vessel use. `None`: nobody counts it here, or no command runs.
+/// What the commands of a vessel use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct VesselStats {
@@ -32,22 +31,8 @@ pub struct VesselStats {
     pub running: bool,
     /// Commands that run.
     pub commands: u32,
-    /// Processor time since the vessel was started.
-    pub cpu_time: Option<Duration>,
-    /// How long it stood still because its processor time was used up.
-    pub throttled: Option<Duration>,
-    /// Memory now, in bytes.
-    pub memory: Option<u64>,
-    /// The most memory there was, in bytes.
-    pub memory_peak: Option<u64>,
-    /// Processes and threads now.
-    pub pids: Option<u64>,
-    /// Bytes read from disks.
-    pub read: Option<u64>,
-    /// Bytes written to disks.
-    pub written: Option<u64>,
-    /// Processes that were killed for want of memory.
-    pub oom_kills: Option<u64>,
+    /// What is used of processors, memory and disks, since the vessel was started.
+    pub usage: GroupUsage,
     /// Bytes of the writable layer on disk, and what the store keeps with it.
     pub disk: u64,
     /// Files and directories of it.
@@ -103,14 +88,7 @@ fn with(limits: &Limits, enforcement: Enforcement, usage: GroupUsage) -> VesselS
         grouped: false,
         running: false,
         commands: 0,
-        cpu_time: usage.cpu_us.map(Duration::from_micros),
-        throttled: usage.throttled_us.map(Duration::from_micros),
-        memory: usage.memory,
-        memory_peak: usage.memory_peak,
-        pids: usage.pids,
-        read: usage.read,
-        written: usage.written,
-        oom_kills: usage.oom_kills,
+        usage,
         disk: 0,
         disk_inodes: 0,
     }
