@@ -40,7 +40,7 @@ struct Resize {
 #[utoipa::path(get, path = "/ship/{ship_id}/term", tag = "operations",
     params(("ship_id" = String, Path, description = "The ship"), ("token" = Option<String>, Query, description = "The token, unless the header has it"), ("session_id" = String, Query, description = "The session"),
         ("cols" = Option<u16>, Query, description = "Columns; 80 unless given", minimum = 1), ("rows" = Option<u16>, Query, description = "Rows; 24 unless given", minimum = 1)),
-    responses((status = 101, description = "A WebSocket: text is typed and shown, `{\"type\":\"resize\",\"cols\":…,\"rows\":…}` resizes"), (status = 426, body = super::answer::Detail, description = "It is no WebSocket")))]
+    responses((status = 101, description = "A WebSocket: text is typed and shown, `{\"type\":\"resize\",\"cols\":…,\"rows\":…}` resizes"), (status = 400, body = super::answer::Detail, description = "It is no WebSocket")))]
 pub(super) async fn connect(
     State(fleet): State<Arc<Fleet>>,
     Path(id): Path<String>,
@@ -56,7 +56,7 @@ pub(super) async fn connect(
     }
     let (mut parts, _) = request.into_parts();
     let Ok(socket) = WebSocketUpgrade::from_request_parts(&mut parts, &()).await else {
-        return Trouble::from(Problem::new(426, "This is a WebSocket")).into_response();
+        return Trouble::from(Problem::new(400, "This is a WebSocket")).into_response();
     };
     let size = |name: &str, default: u16| match query.get(name) {
         None => Some(default),
