@@ -84,7 +84,7 @@ impl Fleet {
             slots: Arc::new(Semaphore::new(config.max_ships)),
             turns: Turns::default(),
             sooner: Notify::new(),
-            pool: Pool::new(config.pool),
+            pool: Pool::new(config.pool, config.settings.limits.clone()),
             metrics: Metrics::new(),
             closing: CancellationToken::new(),
             config,

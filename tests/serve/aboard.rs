@@ -142,6 +142,6 @@ fn terminals_are_refused_before_they_begin() {
     for size in ["cols=0", "rows=99999", "cols=x", "rows=-1"] {
         term(&id, &format!("token=secret&session_id=one&{size}")).is(403);
     }
-    bay.get(&format!("/ship/{id}/term?session_id=one")).says(426, "This is a WebSocket");
+    bay.get(&format!("/ship/{id}/term?session_id=one")).says(400, "This is a WebSocket");
     bay.end();
 }

@@ -55,7 +55,7 @@ fn ships_sessions_and_times_survive_a_kill() {
 fn time_goes_on_while_the_service_is_away() {
     let mut bay = Bay::start(&[]);
     let short = bay.ship("one", &json!({ "ttl": 2 }))["id"].as_str().unwrap().to_owned();
-    let long = bay.ship("two", &json!({ "ttl": 6 }))["id"].as_str().unwrap().to_owned();
+    let long = bay.ship("two", &json!({ "ttl": 20 }))["id"].as_str().unwrap().to_owned();
     bay.signal(Signal::KILL);
     pause(2500);
     bay.again(Signal::KILL);

@@ -171,9 +171,9 @@ impl Fleet {
     async fn vessel(self: &Arc<Self>, spec: &ShipSpec) -> crate::Result<Vessel> {
         let mut settings = self.config.settings.clone();
         spec.apply(&mut settings.limits);
-        if let Some(vessel) = self.pool.take() {
+        if let Some((vessel, had)) = self.pool.take(&settings.limits) {
             let limits = settings.limits.clone();
-            if limits == self.config.settings.limits {
+            if limits == had {
                 return Ok(vessel);
             }
             match vessel.update(move |old| *old = limits).await {

@@ -27,6 +27,9 @@ const SLOWEST: Duration = Duration::from_secs(30);
 /// How often a client is asked whether it is still there.
 const PING: Duration = Duration::from_secs(30);
 
+/// How long what a shell wrote last is waited for.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
 /// A message that is not typed.
 #[derive(Debug, Deserialize)]
 struct Resize {
@@ -40,7 +43,7 @@ struct Resize {
 #[utoipa::path(get, path = "/ship/{ship_id}/term", tag = "operations",
     params(("ship_id" = String, Path, description = "The ship"), ("token" = Option<String>, Query, description = "The token, unless the header has it"), ("session_id" = String, Query, description = "The session"),
         ("cols" = Option<u16>, Query, description = "Columns; 80 unless given", minimum = 1), ("rows" = Option<u16>, Query, description = "Rows; 24 unless given", minimum = 1)),
-    responses((status = 101, description = "A WebSocket: text is typed and shown, `{\"type\":\"resize\",\"cols\":…,\"rows\":…}` resizes"), (status = 426, body = super::answer::Detail, description = "It is no WebSocket")))]
+    responses((status = 101, description = "A WebSocket: text is typed and shown, `{\"type\":\"resize\",\"cols\":…,\"rows\":…}` resizes"), (status = 400, body = super::answer::Detail, description = "It is no WebSocket")))]
 pub(super) async fn connect(
     State(fleet): State<Arc<Fleet>>,
     Path(id): Path<String>,
@@ -56,7 +59,7 @@ pub(super) async fn connect(
     }
     let (mut parts, _) = request.into_parts();
     let Ok(socket) = WebSocketUpgrade::from_request_parts(&mut parts, &()).await else {
-        return Trouble::from(Problem::new(426, "This is a WebSocket")).into_response();
+        return Trouble::from(Problem::new(400, "This is a WebSocket")).into_response();
     };
     let size = |name: &str, default: u16| match query.get(name) {
         None => Some(default),
@@ -90,6 +93,10 @@ enum Heard {
     Typed(Option<Result<Message, axum::Error>>),
     Shown(std::io::Result<usize>),
     Read(std::io::Result<usize>),
+    /// The shell or its session has ended.
+    Ended,
+    /// What it wrote last has been shown, as far as it could be.
+    Late,
     Quiet,
     Leaving,
 }
@@ -98,11 +105,17 @@ enum Heard {
 async fn converse(mut socket: WebSocket, mut terminal: Terminal, fleet: &Fleet, id: &str, session: &str) {
     let (mut typed, mut shown, mut text) = (Vec::new(), vec![0; 16 << 10], Utf8::default());
     let mut ping = tokio::time::interval(PING);
+    // Apart, so that its end can be waited for meanwhile.
+    let mut reader = std::mem::replace(&mut terminal.reader, tokio::io::duplex(1).0);
+    let mut writer = std::mem::replace(&mut terminal.writer, tokio::io::duplex(1).0);
+    let mut last: Option<tokio::time::Instant> = None;
     let end = loop {
         let heard = tokio::select! {
             message = socket.recv(), if typed.len() < UNREAD => Heard::Typed(message),
-            read = terminal.reader.read(&mut shown) => Heard::Shown(read),
-            written = terminal.writer.write(&typed), if !typed.is_empty() => Heard::Read(written),
+            read = reader.read(&mut shown) => Heard::Shown(read),
+            written = writer.write(&typed), if !typed.is_empty() => Heard::Read(written),
+            _ = terminal.wait(), if last.is_none() => Heard::Ended,
+            () = until(last), if last.is_some() => Heard::Late,
             _ = ping.tick() => Heard::Quiet,
             () = fleet.leaving() => Heard::Leaving,
         };
@@ -115,7 +128,11 @@ async fn converse(mut socket: WebSocket, mut terminal: Terminal, fleet: &Fleet, 
                 break None;
             }
             Heard::Typed(_) => break None,
-            Heard::Shown(Ok(0) | Err(_)) => break Some(close_code::NORMAL),
+            Heard::Shown(Ok(0) | Err(_)) | Heard::Late => break Some(close_code::NORMAL),
+            Heard::Ended => {
+                last = Some(tokio::time::Instant::now() + LAST_WORDS);
+                continue;
+            }
             Heard::Shown(Ok(n)) => match text.take(&shown[..n]) {
                 text if text.is_empty() => continue,
                 text => send(&mut socket, Message::Text(text.into())).await,
@@ -139,6 +156,12 @@ async fn converse(mut socket: WebSocket, mut terminal: Terminal, fleet: &Fleet, 
     if let Some(code) = end {
         let frame = CloseFrame { code, reason: "".into() };
         send(&mut socket, Message::Close(Some(frame))).await;
+    }
+}
+
+async fn until(moment: Option<tokio::time::Instant>) {
+    if let Some(moment) = moment {
+        tokio::time::sleep_until(moment).await;
     }
 }
 
