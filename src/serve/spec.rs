@@ -14,6 +14,7 @@ const MOST_CPUS: f64 = 4096.0;
 
 /// What a ship may use of the machine.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(super) struct ShipSpec {
     /// Processors.
     #[schema(exclusive_minimum = 0, maximum = 4096)]

@@ -80,11 +80,11 @@ fn a_person_makes_uses_stops_and_removes_a_ship() {
     browser.press("Stop");
     browser.until_it_says("stopped");
     assert_eq!(bay.listed(&id), Some(0));
+    assert_eq!(browser.errors(), Vec::<String>::new());
     browser.value("window.confirm = () => true");
     browser.press("Remove with all data");
     browser.until_it_says("No ships");
     assert_eq!(bay.listed(&id), None);
-    assert_eq!(browser.errors(), Vec::<String>::new());
     bay.end();
 }
 

@@ -10,7 +10,7 @@ if here:
     del sys.path[0]
 
 import ast, base64, builtins, fcntl, importlib.abc, importlib.machinery, io, json, linecache, os, signal, struct
-import traceback, types
+import traceback, types, warnings
 
 HIGH = 40
 MOST_IMAGES = 24 << 20
@@ -199,6 +199,12 @@ def with_ipython():
 
         def finish_displayhook(self):
             flush()
+
+        def cull_cache(self):
+            # It would say so in the middle of what the call is answered.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                super().cull_cache()
 
     class Shell(InteractiveShell):
         displayhook_class = Hook
