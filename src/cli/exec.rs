@@ -1,6 +1,7 @@
 //! `exec`: a command in a vessel that is there; what `exec` and `run` have in common.
 #![forbid(unsafe_code)]
 
+mod copied;
 pub(super) mod detach;
 mod drive;
 mod interrupts;

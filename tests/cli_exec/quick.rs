@@ -40,6 +40,37 @@ fn codes_and_complaints_are_the_same_when_the_vessel_is_up() {
 }
 
 #[test]
+fn output_goes_to_files_as_it_is_and_the_files_stay_outside() {
+    let (shell, id) = up();
+    let dir = tempfile::tempdir().unwrap();
+    let [out, err] = ["out", "err"].map(|name| dir.path().join(name));
+    let run = |script: &str, append: bool| {
+        let open =
+            |path| std::fs::File::options().create(true).write(true).append(append).open(path).unwrap();
+        let mut command = shell.store().cli(&["exec", &id, "--", "sh", "-c", script]);
+        command.stdout(open(&out)).stderr(open(&err)).status().unwrap().code()
+    };
+    let many =
+        "i=0; while [ $i -lt 3000 ]; do echo $i-0123456789012345678901234567890123456789; i=$((i+1)); done";
+    assert_eq!(run(&format!("{many}; {many} >&2; exit 5"), false), Some(5));
+    let expected: String =
+        (0..3000).map(|i| format!("{i}-0123456789012345678901234567890123456789\n")).collect();
+    for path in [&out, &err] {
+        assert_eq!(std::fs::read_to_string(path).unwrap(), expected);
+    }
+    let script = "echo more; case $(readlink /proc/$$/fd/1) in pipe:*) ;; *) exit 9;; esac";
+    assert_eq!(run(script, true), Some(0), "it is given a pipe");
+    let text = std::fs::read_to_string(&out).unwrap();
+    assert_eq!(text, format!("{expected}more\n"));
+    // What is left behind with the pipe is not waited for.
+    let began = std::time::Instant::now();
+    assert_eq!(run("sleep 100 & exit 3", true), Some(3));
+    assert!(began.elapsed() < std::time::Duration::from_secs(50), "{:?}", began.elapsed());
+    shell.call(["stop", &id]).succeeds();
+    shell.assert_idle();
+}
+
+#[test]
 fn signals_are_passed_on_when_the_vessel_is_up() {
     let (shell, id) = up();
     for (signal, code) in [(Signal::TERM, 42), (Signal::HUP, 42), (Signal::KILL, 1000 + 9)] {

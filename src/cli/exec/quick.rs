@@ -4,9 +4,7 @@
 //! Only what is plain is done here, and as the long way would do it. Whatever is not understood, or not as usual, is left to
 //! that, which also has the better complaints.
 //!
-//! Output to a file is among that: its descriptor must not enter the vessel (a command could truncate or map the file, or read
-//! what else is in it), and copying from a pipe needs what the library does at the end, where something that the command left
-//! behind may keep the pipe open for ever.
+//! A terminal is among that: somebody may stop its output, and must be able to end the command all the same.
 #![forbid(unsafe_code)]
 
 use std::ffi::OsString;
@@ -21,6 +19,7 @@ use rustix::event::{PollFd, PollFlags};
 use vesselrt::quick::{self, Command};
 use vesselrt::{ExecOptions, ManagerConfig};
 
+use super::copied::Copied;
 use super::interrupts::Passed;
 use super::{Ended, streams};
 use crate::cli::values::{self, Variable};
@@ -112,24 +111,31 @@ fn run(typed: Typed, root: &Path, idle: Duration, signals: &SignalFd) -> Outcome
     if let Some(user) = typed.user {
         options = options.user(user);
     }
-    let Some(options) = streams::hand_over(options) else { return Ok(None) };
+    let Some((options, mut copied)) = streams::hand_over(options) else { return Ok(None) };
     let Some(command) = quick::exec(root, &typed.id, options, idle)? else { return Ok(None) };
-    attend(&command, signals)?;
+    attend(&command, signals, &mut copied)?;
     // What could not be started is all that is reported here.
-    command.wait().map(|result| Some(Ended::Command(result))).map_err(Failure::of_command)
+    let ended = command.wait().map(|result| Some(Ended::Command(result))).map_err(Failure::of_command);
+    let written: Vec<Outcome> = copied.into_iter().map(Copied::end).collect();
+    match written.into_iter().find_map(|written| written.err().filter(|failure| !failure.is_quiet())) {
+        Some(failure) => Err(failure),
+        None => ended,
+    }
 }
 
-/// Passes signals on until there is something to hear.
-fn attend(command: &Command, signals: &SignalFd) -> Outcome {
+/// Passes signals and output on until there is something to hear.
+fn attend(command: &Command, signals: &SignalFd, copied: &mut [Copied]) -> Outcome {
     let failed = |e: std::io::Error| Failure::io("wait for the command", e);
     let mut passed = Passed::default();
     loop {
-        let mut fds = [PollFd::new(command, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
+        let mut fds = vec![PollFd::new(command, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
+        let open = copied.iter().filter_map(Copied::watched);
+        fds.extend(open.map(|from| PollFd::from_borrowed_fd(from, PollFlags::IN)));
         match rustix::event::poll(&mut fds, None) {
             Err(rustix::io::Errno::INTR) => continue,
             other => other.map_err(|e| failed(e.into()))?,
         };
-        let [ended, caught] = fds.map(|fd| !fd.revents().is_empty());
+        let (ended, caught) = (!fds[0].revents().is_empty(), !fds[1].revents().is_empty());
         while caught && let Some(signal) = signals.read_signal().map_err(|e| failed(e.into()))? {
             let number = i32::try_from(signal.ssi_signo).unwrap_or_default();
             if let Some(number) = passed.on(number) {
@@ -138,6 +144,9 @@ fn attend(command: &Command, signals: &SignalFd) -> Outcome {
         }
         if ended {
             return Ok(());
+        }
+        for stream in &mut *copied {
+            stream.copy();
         }
     }
 }

@@ -15,6 +15,7 @@ use rustix::fs::{FileType, Stat, fstat, major, minor};
 use tokio::io::AsyncWrite;
 use vesselrt::ExecOptions;
 
+use super::copied::Copied;
 use crate::cli::{Failure, Outcome};
 
 const STDOUT: &str = "standard output";
@@ -97,13 +98,21 @@ pub(super) fn join(options: ExecOptions, interactive: bool, trouble: &Trouble) -
     })
 }
 
-/// [`join`] for a command that gets no input, if both streams can be handed over.
-pub(super) fn hand_over(options: ExecOptions) -> Option<ExecOptions> {
-    let own = |fd: BorrowedFd<'_>| {
-        fstat(fd).ok().filter(carries_bytes_only)?;
-        duplicate(fd, "a stream").ok()
+/// [`join`] for a command that gets no input, where nothing but pipes is needed; what is to be copied to files.
+pub(super) fn hand_over(options: ExecOptions) -> Option<(ExecOptions, Vec<Copied>)> {
+    let mut copied = Vec::new();
+    let mut own = |fd: BorrowedFd<'_>, name: &'static str| {
+        let (stat, own) = (fstat(fd).ok()?, duplicate(fd, name).ok()?);
+        if carries_bytes_only(&stat) {
+            return Some(own);
+        }
+        (FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile).then_some(())?;
+        let (stream, theirs) = Copied::new(own, name).ok()?;
+        copied.push(stream);
+        Some(theirs)
     };
-    Some(options.stdout_fd(own(std::io::stdout().as_fd())?).stderr_fd(own(std::io::stderr().as_fd())?))
+    let (output, errors) = (own(std::io::stdout().as_fd(), STDOUT)?, own(std::io::stderr().as_fd(), STDERR)?);
+    Some((options.stdout_fd(output).stderr_fd(errors), copied))
 }
 
 /// Joins the terminal of the command with our input and output: both are copied, whatever they are.
