@@ -57,6 +57,16 @@ pub(super) const ATTACKS: &[Attack] = &[
         ],
     ),
     attack(
+        "destinations of mounts that become links, also from a vessel that shares what they are in",
+        "CVE-2021-30465, 2024-45310",
+        &[
+            "a_link_that_takes_the_place_of_a_parent_leads_nowhere_else",
+            "a_guest_that_swaps_directories_for_links_stays_inside",
+            "a_vessel_that_shares_a_volume_cannot_lead_mounts_of_another_out",
+            "a_mount_that_was_moved_is_not_written_to_by_its_old_name",
+        ],
+    ),
+    attack(
         "`/dev` as a link",
         "CVE-2026-41579, 2026-47766",
         &["links_in_place_of_dev_proc_and_sys_are_refused", "other_types_as_destinations_are_refused"],
