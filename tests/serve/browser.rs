@@ -1,7 +1,7 @@
 //! Chromium without a window, spoken to by the DevTools protocol (chromedevtools.github.io/devtools-protocol).
 #![forbid(unsafe_code)]
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -48,11 +48,7 @@ impl Browser {
         let address = said.find_map(|line| Some(line.unwrap().split_once(marker)?.1.to_owned())).unwrap();
         std::thread::spawn(move || said.for_each(drop));
         let host = address.split('/').next().unwrap();
-        let pages = super::http::raw(
-            host,
-            format!("GET /json HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").as_bytes(),
-        );
-        let pages = super::http::parse(&pages).json();
+        let pages = pages(host);
         let page = pages.as_array().unwrap().iter().find(|one| one["type"] == "page").unwrap();
         let url = page["webSocketDebuggerUrl"].as_str().unwrap();
         let stream = TcpStream::connect(host).unwrap();
@@ -70,7 +66,7 @@ impl Browser {
         let request = json!({ "id": self.number, "method": method, "params": params });
         self.socket.send(Message::text(request.to_string())).unwrap();
         loop {
-            let Message::Text(text) = self.socket.read().unwrap() else { continue };
+            let Message::Text(text) = heard(&mut self.socket) else { continue };
             let heard: Value = serde_json::from_str(&text).unwrap();
             if heard["id"] == self.number {
                 assert!(heard["error"].is_null(), "{method}: {heard}");
@@ -156,6 +152,39 @@ impl Browser {
         self.value("0");
         std::mem::take(&mut self.errors)
     }
+}
+
+/// The next message; a signal that was for others is none.
+fn heard(socket: &mut WebSocket<TcpStream>) -> Message {
+    loop {
+        match socket.read() {
+            Err(tungstenite::Error::Io(e)) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            other => return other.unwrap(),
+        }
+    }
+}
+
+/// What is open. The browser keeps connections: the end of the answer is where its length says.
+fn pages(host: &str) -> Value {
+    let mut stream = TcpStream::connect(host).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(stream, "GET /json HTTP/1.1\r\nHost: {host}\r\n\r\n").unwrap();
+    let mut answer = BufReader::new(stream);
+    let mut length = 0;
+    loop {
+        let mut line = String::new();
+        answer.read_line(&mut line).unwrap();
+        let line = line.trim().to_ascii_lowercase();
+        if let Some(number) = line.strip_prefix("content-length:") {
+            length = number.trim().parse().unwrap();
+        }
+        if line.is_empty() {
+            break;
+        }
+    }
+    let mut body = vec![0; length];
+    answer.read_exact(&mut body).unwrap();
+    serde_json::from_slice(&body).unwrap()
 }
 
 impl Drop for Browser {
