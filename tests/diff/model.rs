@@ -145,20 +145,26 @@ async fn holds(store: &Store, rounds: &[Round]) {
     let vessel = manager.create_vessel(BASE, TREE).await.unwrap();
     // fuse-overlayfs tells others before it has written a file than after.
     let times = store.driver() != OverlayDriver::Fuse;
+    // And its hard links of files below show what none of its layers has (docs/images.md).
+    let possible = |op: &&String| store.driver() != OverlayDriver::Fuse || !op.contains("&& ln ");
+    let script = |ops: &[String]| {
+        let ops: Vec<&str> = ops.iter().filter(possible).map(String::as_str).collect();
+        format!("cd {TREE}; exec 2>/dev/null; {}\n true", ops.join("\n"))
+    };
     let mut states: Vec<(DiffPoint, Listing)> = vec![(DiffPoint::Base, Listing::new())];
     let mut snapshots: Vec<String> = Vec::new();
     for (back, ops) in rounds {
         if let Some(back) = back.filter(|_| !snapshots.is_empty()) {
             vessel.restore_snapshot(&snapshots[back % snapshots.len()]).await.unwrap();
         }
-        sh(&vessel, &format!("cd {TREE}; exec 2>/dev/null; {}\n true", ops.join("\n"))).await;
+        sh(&vessel, &script(ops)).await;
         let listing = listing(&vessel, times).await;
         let made = vessel.create_snapshot("").await.unwrap();
         states.push((DiffPoint::Snapshot(made.id.clone()), listing));
         snapshots.push(made.id);
     }
     // What comes last is not snapshotted.
-    sh(&vessel, &format!("cd {TREE}; exec 2>/dev/null; {}\n true", rounds[0].1.join("\n"))).await;
+    sh(&vessel, &script(&rounds[0].1)).await;
     states.push((DiffPoint::Now, listing(&vessel, times).await));
     for (from, old) in &states {
         for (to, new) in &states {
