@@ -107,7 +107,7 @@ fn more_time_is_counted_from_now_and_a_command_does_not_take_it_back() {
     let left = seconds_left(&bay.get(&format!("/ship/{ship}")).json()["expires_at"]);
     assert!(left > 560.0, "{left}");
     let less = bay.post(&format!("/ship/{ship}/extend-ttl"), "one", &json!({ "ttl": 1 })).is(200).json();
-    assert!(seconds_left(&less["expires_at"]) <= 1.0);
+    assert!(seconds_left(&less["expires_at"]) < 1.5);
     bay.until_stopped(&ship);
     bay.end();
 }
