@@ -1,4 +1,4 @@
-//! Files of this host that vessels write: whose they are, and how they are removed.
+//! Files of this host that vessels write, and how they are removed.
 #![forbid(unsafe_code)]
 
 use std::io;
@@ -14,12 +14,6 @@ use crate::offload::blocking;
 use crate::store::dirs;
 
 impl Manager {
-    /// The user and group ids that root of every vessel of this store has on this host: what it is to write belongs to them.
-    #[must_use]
-    pub fn root_ids(&self) -> (u32, u32) {
-        self.inner.store.ids().root()
-    }
-
     /// Removes a directory of this host with everything in it, also what users of vessels wrote whose ids this user has in
     /// vessels only. No symlink is followed; one that is not there is fine.
     ///
