@@ -38,21 +38,33 @@ pub struct Command {
 /// # Errors
 /// [`Unavailable`](crate::ErrorKind::Unavailable) when the shim was lost after the command had been sent.
 pub fn exec(root: &Path, id: &str, options: ExecOptions, linger: Duration) -> Result<Option<Command>> {
-    let Some((mut connection, request, streams)) = prepare(root, id, options) else { return Ok(None) };
+    let Some(Prepared { mut connection, request, streams, linger_ms }) = prepare(root, id, options) else {
+        return Ok(None);
+    };
     let millis = u64::try_from(linger.as_millis()).unwrap_or(u64::MAX);
-    if millis > 0 {
+    // Every message to a client wakes it, and it would take the processor from the command.
+    let lingers = millis == 0 || millis == linger_ms;
+    if !lingers {
         connection.send(&Request::Linger { millis }, &[])?;
     }
     let fds: Vec<BorrowedFd<'_>> = streams.iter().map(AsFd::as_fd).collect();
     connection.send(&request, &fds)?;
     // The command begins meanwhile.
-    if millis > 0 && !matches!(connection.receive()?.0, Reply::Done) {
+    if !lingers && !matches!(connection.receive()?.0, Reply::Done) {
         return Err(CallError::Unexpected("not done").into());
     }
     Ok(Some(Command { connection }))
 }
 
-fn prepare(root: &Path, id: &str, options: ExecOptions) -> Option<(Connection, Request, Vec<OwnedFd>)> {
+struct Prepared {
+    connection: Connection,
+    request: Request,
+    streams: Vec<OwnedFd>,
+    /// How long the shim stays now.
+    linger_ms: u64,
+}
+
+fn prepare(root: &Path, id: &str, options: ExecOptions) -> Option<Prepared> {
     vesselrt_storage::validate_id(id).ok()?;
     let root = private_directory(root)?;
     let vessel = dirs::open(dirs::open(root.as_fd(), "vessels").ok()??.as_fd(), id).ok()??;
@@ -75,7 +87,9 @@ fn prepare(root: &Path, id: &str, options: ExecOptions) -> Option<(Connection, R
     let request = options.request(&manifest.work_dir, &state.image.defaults).ok()?;
     let streams = streams(options)?;
     match connection.receive().ok()?.0 {
-        Reply::Hello { version: VERSION, .. } => Some((connection, Request::Run(Box::new(request)), streams)),
+        Reply::Hello { version: VERSION, linger_ms, .. } => {
+            Some(Prepared { connection, request: Request::Run(Box::new(request)), streams, linger_ms })
+        }
         _ => None,
     }
 }

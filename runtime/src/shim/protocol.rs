@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::settings::{Limits, Settings};
 
 /// Version of the protocol; a client refuses a shim of another one.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 
 /// Which program stacks the layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -320,6 +320,8 @@ pub enum Reply {
         running: u32,
         /// Whether [`Request::Keep`] is on.
         kept: bool,
+        /// What [`Request::Linger`] has set, in milliseconds.
+        linger_ms: u64,
         /// What is mounted.
         driver: Driver,
     },

@@ -60,7 +60,7 @@ pub(in crate::cli) fn attempt() -> Option<ExitCode> {
     }
 }
 
-/// `exec [OPTIONS] ID -- CMD...`, with options that are known here.
+/// `exec [OPTIONS] ID [--] CMD...`, with options that are known here.
 fn parse(
     arguments: impl Iterator<Item = OsString>,
     here: impl Fn(&str) -> Option<OsString>,
@@ -83,11 +83,15 @@ fn parse(
                 let variable = Variable::parse(&value()?).ok()?;
                 typed.variables.extend(variable.resolve(|key| here(key.to_str()?)));
             }
-            id if verb && typed.id.is_empty() && !id.starts_with('-') => id.clone_into(&mut typed.id),
-            _ => return None,
+            text if !verb || text.starts_with('-') => return None,
+            id if typed.id.is_empty() => id.clone_into(&mut typed.id),
+            _ => {
+                typed.command.push(argument);
+                break;
+            }
         }
     }
-    typed.command = arguments.collect();
+    typed.command.extend(arguments);
     (!typed.command.is_empty()).then_some(typed)
 }
 
@@ -172,13 +176,19 @@ mod tests {
     }
 
     #[test]
+    fn the_command_begins_where_it_is_named() {
+        let typed = parsed("exec v -e A=b ls -e C=d -- --json").unwrap();
+        assert_eq!(typed.command, ["ls", "-e", "C=d", "--", "--json"].map(OsString::from));
+        assert_eq!((typed.id.as_str(), typed.variables.len()), ("v", 1));
+    }
+
+    #[test]
     fn everything_else_goes_the_long_way() {
         for line in [
             "",
             "exec",
             "exec v",
             "exec v --",
-            "exec v ls",
             "exec -- v ls",
             "exec -i v -- cat",
             "exec -t v -- sh",
@@ -186,7 +196,6 @@ mod tests {
             "exec --timeout 1s v -- ls",
             "exec -eA=b v -- ls",
             "exec --root= v -- ls",
-            "exec v w -- ls",
             "exec -w -- ls",
             "run v -- ls",
             "-- exec v -- ls",

@@ -169,6 +169,7 @@ impl Server {
             others: u32::try_from(self.clients.len().saturating_sub(1)).unwrap_or(u32::MAX),
             running: u32::try_from(self.commands.len()).unwrap_or(u32::MAX),
             kept: self.keep,
+            linger_ms: u64::try_from(self.linger.as_millis()).unwrap_or(u64::MAX),
             driver: self.mounted.as_ref().map_or(Driver::Kernel, |m| m.spec.driver),
         }
     }
