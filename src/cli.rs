@@ -37,7 +37,7 @@ mod values;
 mod vm;
 mod volume;
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
 use clap::error::ErrorKind as ClapErrorKind;
@@ -175,6 +175,9 @@ pub(crate) fn main() -> ExitCode {
     if let Some(code) = exec::attempt_quickly() {
         return code;
     }
+    if is_run(std::env::args_os().skip(1)) {
+        vesselrt::quick::expect_vessel();
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return not_parsed(&error),
@@ -196,6 +199,21 @@ pub(crate) fn main() -> ExitCode {
         Ok(code) => code,
         Err(failure) => output::failed(context.json, &failure),
     }
+}
+
+/// Whether a vessel will be made and opened, as far as can be seen without parsing.
+fn is_run(mut arguments: impl Iterator<Item = OsString>) -> bool {
+    while let Some(argument) = arguments.next() {
+        match argument.to_str() {
+            Some("--root") => drop(arguments.next()),
+            Some(option) if option.starts_with('-') => {}
+            verb => {
+                return verb == Some("run")
+                    && !arguments.any(|argument| argument == "--help" || argument == "-h");
+            }
+        }
+    }
+    false
 }
 
 /// Most verbs do one thing; a service does many at once.

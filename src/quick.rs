@@ -25,6 +25,12 @@ const MANIFESTS: [&str; 2] = ["vessel.dat", "volatile.dat"];
 /// A manifest with some hundred snapshots has some hundred kilobytes.
 const MAX_MANIFEST: u64 = 1 << 20;
 
+/// Begins the start of a vessel that this program is going to open first of all: what is the same for every vessel is done
+/// while the program finds out which one. Only for one that has called [`init`](crate::init).
+pub fn expect_vessel() {
+    vesselrt_runtime::launch::ahead();
+}
+
 /// A command that runs. Dropped, it is killed with its whole process tree.
 #[derive(Debug)]
 pub struct Command {

@@ -5,6 +5,7 @@
 //! else is inherited: no environment, no descriptor, no working directory.
 #![forbid(unsafe_code)]
 
+mod ahead;
 mod maps;
 mod trees;
 
@@ -16,6 +17,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+pub use ahead::ahead;
 pub use maps::host_mapping;
 
 use crate::entry::{self, Boot, Role, Surroundings};
@@ -26,6 +28,9 @@ use crate::shim::protocol::{Fault, FaultKind, Reply, ShimConfig};
 use crate::shim::wire;
 use crate::worker::Worker;
 use trees::Trees;
+
+/// Of this process.
+const OWN_EXECUTABLE: &str = "/proc/self/exe";
 
 /// Why a process of the runtime could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -100,7 +105,7 @@ impl Launcher {
     pub fn new(shim_path: Option<&Path>, ids: IdMapping) -> Result<Self, LaunchError> {
         let exe = match shim_path {
             Some(path) => path.to_path_buf(),
-            None if entry::init_was_called() => PathBuf::from("/proc/self/exe"),
+            None if entry::init_was_called() => PathBuf::from(OWN_EXECUTABLE),
             None => {
                 return Err(LaunchError::Unsupported {
                     what: "this program cannot become the shim of a vessel".to_owned(),
@@ -159,20 +164,13 @@ impl Launcher {
         [dirs, trees]: [Vec<Vec<u8>>; 2],
         surroundings: Surroundings,
     ) -> Result<Started, LaunchError> {
-        let (ours, theirs) = UnixStream::pair().map_err(|e| step("socketpair(AF_UNIX)", e))?;
-        let child = Command::new(&self.exe)
-            .arg0(role.outer_name())
-            .env_clear()
-            .current_dir("/")
-            .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(|e| step(format!("spawn {:?} as {}", self.exe, role.outer_name()), e))?;
-        let child = Reaped(Some(child));
+        let started = match ahead::take(&self.exe, role) {
+            Some(started) => started,
+            None => spawn(&self.exe, role)?,
+        };
         let begin = Boot::Begin { single: self.ids.is_single(), dirs, trees, surroundings };
-        self.boot(&ours, child.id(), &begin)?;
-        Ok(Started { socket: ours, child })
+        self.boot(&started.socket, started.child.id(), &begin)?;
+        Ok(started)
     }
 
     /// Answers the questions of a process that enters its user namespace, until it has.
@@ -183,6 +181,21 @@ impl Launcher {
         wire::send(socket, &Boot::Mapped, &[]).map_err(CallError::Lost)?;
         expect_boot(socket, &Boot::Ready)
     }
+}
+
+/// Starts a process that asks what it is to do.
+fn spawn(exe: &Path, role: Role) -> Result<Started, LaunchError> {
+    let (socket, theirs) = UnixStream::pair().map_err(|e| step("socketpair(AF_UNIX)", e))?;
+    let child = Command::new(exe)
+        .arg0(role.outer_name())
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(|e| step(format!("spawn {exe:?} as {}", role.outer_name()), e))?;
+    Ok(Started { socket, child: Reaped(Some(child)) })
 }
 
 fn surroundings(network: &Network) -> Surroundings {
@@ -200,17 +213,23 @@ fn path_of(fd: BorrowedFd<'_>) -> Result<Vec<u8>, LaunchError> {
     Ok(path.into_os_string().into_vec())
 }
 
+#[derive(Debug)]
 struct Started {
     socket: UnixStream,
     child: Reaped,
 }
 
 /// A child that is killed and reaped unless it is released: no failed start leaves a zombie.
+#[derive(Debug)]
 struct Reaped(Option<Child>);
 
 impl Reaped {
     fn id(&self) -> u32 {
         self.0.as_ref().map_or(0, Child::id)
+    }
+
+    fn runs(&mut self) -> bool {
+        self.0.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
     fn release(mut self) -> Child {

@@ -155,3 +155,16 @@ fn a_complaint_is_told_without_the_usage() {
     let text = first_paragraph(&error.to_string());
     assert!(text.starts_with("invalid value 'zfs'") && !text.contains("Usage"), "{text}");
 }
+
+#[test]
+fn a_run_is_recognised_before_it_is_parsed() {
+    let is = |line: &str| is_run(line.split_whitespace().map(OsString::from));
+    for line in ["run a:1", "--json run --rm a:1 -- ls", "--root run run a:1", "--root=/r -q run a:1 ls -l"] {
+        assert!(is(line), "{line}");
+    }
+    for line in
+        ["", "--version", "--root", "exec run -- ls", "--root run exec x -- ls", "run --help", "run -h"]
+    {
+        assert!(!is(line), "{line}");
+    }
+}

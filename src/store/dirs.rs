@@ -159,7 +159,11 @@ pub(crate) enum Durable {
 
 /// Replaces a file as a whole.
 pub(crate) fn write_atomic(dir: BorrowedFd<'_>, name: &str, bytes: &[u8], durable: Durable) -> Result<()> {
-    Replacement::write(dir, name, bytes, durable != Durable::Nothing)?.put(durable == Durable::New)
+    let replacement = Replacement::write(dir, name, bytes, durable != Durable::Nothing)?;
+    match durable {
+        Durable::Nothing => replacement.exchange(),
+        _ => replacement.put(durable == Durable::New),
+    }
 }
 
 /// The new content of a file beside the old one. Dropped, it is removed.
@@ -178,6 +182,20 @@ impl<'a> Replacement<'a> {
         let replacement = Self { dir, name, staged: Some(staged) };
         written.map_err(|e| Error::io(format!("failed to write {name:?} in the store"), e))?;
         Ok(replacement)
+    }
+
+    /// Puts it in the place of the old one, of which nobody minds if it is lost, too.
+    ///
+    /// ext4 writes a file that replaces another one to disk at once (mount option `auto_da_alloc`, ext4(5)), and whoever removes
+    /// it a moment later waits for that, and for its blocks to be discarded: a millisecond. It does not when they change places.
+    fn exchange(self) -> Result<()> {
+        let Some(staged) = &self.staged else { return Ok(()) };
+        match rustix::fs::renameat_with(self.dir, staged, self.dir, self.name, RenameFlags::EXCHANGE) {
+            // The old one goes under the name of the new one.
+            Ok(()) => Ok(()),
+            // There is none, or the file system does not know that.
+            Err(_) => self.put(false),
+        }
     }
 
     /// Puts it in the place of the old one.
@@ -226,8 +244,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let fd = open_path(dir.path()).unwrap();
         assert!(read_small(fd.as_fd(), "f", 9).unwrap().is_none());
-        for content in ["one", "two2"] {
-            write_atomic(fd.as_fd(), "f", content.as_bytes(), Durable::New).unwrap();
+        let kinds = [Durable::Nothing, Durable::Nothing, Durable::New, Durable::Nothing];
+        for (content, durable) in ["one", "two2", "3", "four"].into_iter().zip(kinds) {
+            write_atomic(fd.as_fd(), "f", content.as_bytes(), durable).unwrap();
             assert_eq!(read_small(fd.as_fd(), "f", 4).unwrap().unwrap(), content.as_bytes());
         }
         assert_eq!(read_small(fd.as_fd(), "f", 3).unwrap_err().kind(), ErrorKind::IntegrityViolation);

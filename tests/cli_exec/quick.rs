@@ -1,9 +1,12 @@
 //! `exec` in a vessel that is up, which goes a shorter way: nothing can be told from it but the time.
 #![forbid(unsafe_code)]
 
+use std::process::Command;
+
 use rustix::process::Signal;
 
 use crate::shell::{Shell, settle};
+use crate::testkit::{Cap, need};
 
 fn up() -> (Shell, String) {
     let shell = Shell::new();
@@ -86,5 +89,28 @@ fn signals_are_passed_on_when_the_vessel_is_up() {
         assert!(settle(|| runs().then_some(())).is_none(), "it still runs");
     }
     shell.call(["stop", &id]).succeeds();
+    shell.assert_idle();
+}
+
+/// What `run` starts ahead of its vessel ends with it, whatever becomes of the vessel.
+#[test]
+fn a_run_that_comes_to_nothing_leaves_no_process() {
+    if !need(&[Cap::Strace]) {
+        return;
+    }
+    let shell = Shell::new();
+    let log = shell.beside("strace");
+    let plain = shell.store().cli(&["run", "no-such:1", "--", "true"]);
+    let mut command = Command::new("timeout");
+    // strace ends when the last process does.
+    command.args(["-k", "5", "60", "strace", "-f", "-q", "-s", "64", "-e", "trace=execve", "-o"]).arg(&log);
+    command.arg(plain.get_program()).args(plain.get_args()).current_dir(shell.beside("."));
+    command.env_clear().envs(plain.get_envs().filter_map(|(key, value)| Some((key, value?))));
+    assert_eq!(command.output().unwrap().status.code(), Some(125));
+    let log = std::fs::read_to_string(&log).unwrap();
+    let line = log.lines().find(|line| line.contains("vesselrt-shim-outer")).expect("one is started ahead");
+    let pid = line.split_whitespace().next().unwrap();
+    let ended = |line: &&str| line.starts_with(pid) && line.contains("exited with");
+    assert!(log.lines().any(|line| ended(&line)), "{log}");
     shell.assert_idle();
 }
