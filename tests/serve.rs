@@ -15,6 +15,7 @@ mod page;
 mod restart;
 mod sdk;
 mod sessions;
+mod single;
 mod tls;
 mod websocket;
 mod wire;

@@ -35,23 +35,58 @@ fn many_idle_connections_do_not_keep_others_out_for_long() {
 }
 
 #[test]
-fn a_request_with_two_lengths_is_not_two_requests() {
+fn a_request_with_two_lengths_is_refused_and_is_not_two_requests() {
     let bay = Bay::start(&[]);
-    let smuggled = format!("GET /ships HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n\r\n");
-    let head = format!("POST /ship HTTP/1.1\r\nHost: {}\r\n", bay.address());
+    let auth = format!("Authorization: Bearer {TOKEN}\r\n");
+    let smuggled = format!("GET /ships HTTP/1.1\r\nHost: x\r\n{auth}\r\n");
     let both = [
         "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+        "Transfer-Encoding: chunked\r\nX: y\r\ncontent-length: 0\r\n\r\n0\r\n\r\n",
         "Content-Length: 5\r\nContent-Length: 0\r\n\r\n",
+        "Content-Length: 5\r\nContent-Length: 5\r\n\r\nhello",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         "Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
         "Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
         "Content-Length: +5\r\n\r\nhello",
+        "Content-Length: 5, 5\r\n\r\nhello",
+        "Content-Length : 5\r\n\r\nhello",
     ];
     for rest in both {
-        let answer = raw(bay.address(), format!("{head}{rest}{smuggled}").as_bytes());
-        let text = String::from_utf8_lossy(&answer).into_owned();
-        assert_eq!(text.matches("HTTP/1.1 ").count(), 1, "{rest:?}: {text}");
-        assert!((400..500).contains(&parse(&answer).status), "{rest:?}: {text}");
+        for (method, auth) in [("POST", auth.as_str()), ("POST", ""), ("GET", "")] {
+            let head = format!("{method} /ship HTTP/1.1\r\nHost: {}\r\n{auth}", bay.address());
+            let answer = raw(bay.address(), format!("{head}{rest}{smuggled}").as_bytes());
+            let text = String::from_utf8_lossy(&answer).into_owned();
+            assert_eq!(text.matches("HTTP/1.1 ").count(), 1, "{rest:?}: {text}");
+            assert_eq!(parse(&answer).status, 400, "{rest:?}: {text}");
+        }
+    }
+    bay.end();
+}
+
+#[test]
+fn two_lengths_are_found_wherever_the_request_is_cut_and_whatever_came_before() {
+    let bay = Bay::start(&[]);
+    let head = format!("Host: {}\r\n", bay.address());
+    let good = format!("POST /health HTTP/1.1\r\n{head}Content-Length: 5\r\n\r\nhello");
+    let also =
+        format!("POST /nowhere HTTP/1.1\r\n{head}Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n");
+    let bad = format!(
+        "POST /ship HTTP/1.1\r\n{head}Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n"
+    );
+    for cut in (1..bad.len()).step_by(7) {
+        let mut stream = TcpStream::connect(bay.address()).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        stream.write_all(format!("{good}{also}{good}{}", &bad[..cut]).as_bytes()).unwrap();
+        std::thread::sleep(Duration::from_millis(3));
+        stream.write_all(&bad.as_bytes()[cut..]).unwrap();
+        let mut answers = Vec::new();
+        stream.read_to_end(&mut answers).unwrap();
+        let text = String::from_utf8_lossy(&answers).into_owned();
+        let statuses: Vec<&str> = text.split("HTTP/1.1 ").skip(1).map(|answer| &answer[..3]).collect();
+        assert_eq!(statuses, ["405", "404", "405", "400"], "{cut}: {text}");
+        assert!(text.contains("More than one Content-Length or Transfer-Encoding"), "{cut}: {text}");
     }
     bay.end();
 }
