@@ -213,3 +213,37 @@ fn clients_that_leave_in_any_phase_leave_nothing() {
     assert_eq!(sessions["total"], json!(1));
     bay.end();
 }
+
+#[test]
+fn clients_that_leave_files_and_terminals_half_way_leave_nothing() {
+    let bay = Bay::start(&[]);
+    let id = bay.ship_id("one");
+    bay.sh(&id, "one", "head -c 20000000 /dev/zero > large");
+    let before = bay.descriptors();
+    let common = format!("Host: {}\r\nAuthorization: Bearer {TOKEN}\r\nX-SESSION-ID: one\r\n", bay.address());
+    let part = "--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"f\"\r\n\r\nbegun";
+    let upload = format!(
+        "POST /ship/{id}/upload HTTP/1.1\r\n{common}Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 1000\r\n\r\n{part}"
+    );
+    let download = format!("GET /ship/{id}/download?file_path=large HTTP/1.1\r\n{common}\r\n");
+    let term = format!(
+        "GET /ship/{id}/term?session_id=one HTTP/1.1\r\n{common}Connection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    for (request, cuts) in [(&upload, 6), (&download, 3), (&term, 3)] {
+        for cut in 1..=cuts {
+            let mut stream = TcpStream::connect(bay.address()).unwrap();
+            stream.write_all(&request.as_bytes()[..request.len() * cut / cuts]).unwrap();
+            std::thread::sleep(Duration::from_millis(100));
+            if cut == cuts {
+                // It has begun to answer, but for the upload.
+                stream.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+                let _ = stream.read(&mut [0; 100]);
+            }
+        }
+    }
+    crate::testkit::wait_until("everything is closed", || bay.descriptors() <= before);
+    assert_eq!(std::fs::read_dir(bay.shell.root().join("serve/uploads")).unwrap().count(), 0);
+    assert_eq!(bay.sh(&id, "one", "ls -A"), "large");
+    bay.end();
+}

@@ -45,7 +45,7 @@ pub(super) struct Executed {
 
 /// Does an operation as the session, which may stay longer then.
 #[utoipa::path(post, path = "/ship/{ship_id}/exec", tag = "operations", request_body = Exec,
-    params(("ship_id" = String, Path, description = "The ship"), ("X-SESSION-ID" = String, Header, description = "The session", min_length = 1, max_length = 256, pattern = "^[!-~]+$")),
+    params(("ship_id" = String, Path, description = "The ship"), ("X-SESSION-ID" = String, Header, description = "The session", min_length = 1, max_length = 256, pattern = "^[!-~]([ -~]*[!-~])?$")),
     responses((status = 200, body = Executed, description = "What the operation answered"), (status = 400, body = Detail, description = "It failed, or the session is not aboard")))]
 pub(super) async fn exec(
     State(fleet): State<Arc<Fleet>>,
@@ -147,7 +147,7 @@ pub(super) struct Killed {
 /// kind. The same is `exec` of `shell/kill` with `process_id`, and `signal` for one that is not SIGKILL.
 #[utoipa::path(delete, path = "/ship/{ship_id}/api/shell/processes/{process_id}", tag = "operations",
     params(("ship_id" = String, Path, description = "The ship"), ("process_id" = String, Path, description = "As `shell/exec` told it"),
-        ("X-SESSION-ID" = String, Header, description = "The session", min_length = 1, max_length = 256, pattern = "^[!-~]+$")),
+        ("X-SESSION-ID" = String, Header, description = "The session", min_length = 1, max_length = 256, pattern = "^[!-~]([ -~]*[!-~])?$")),
     extensions(("x-extension" = json!("not in Shipyard's API"))),
     responses((status = 200, body = Killed, description = "What became of it, which may have been before"), (status = 400, body = Detail, description = "The session is not aboard"), (status = 404, body = Detail, description = "Process not found")))]
 pub(super) async fn kill(

@@ -59,7 +59,7 @@ pub(super) struct Upload {
 
 /// Puts a file on a ship, as the session.
 #[utoipa::path(post, path = "/ship/{ship_id}/upload", tag = "files", request_body(content = Upload, content_type = "multipart/form-data"),
-    params(("ship_id" = String, Path, description = "The ship"), ("X-SESSION-ID" = String, Header, description = "The session", min_length = 1, max_length = 256, pattern = "^[!-~]+$")),
+    params(("ship_id" = String, Path, description = "The ship"), ("X-SESSION-ID" = String, Header, description = "The session", min_length = 1, max_length = 256, pattern = "^[!-~]([ -~]*[!-~])?$")),
     responses((status = 200, body = Uploaded, description = "It is there"), (status = 400, body = Detail, description = "It cannot be put there"), (status = 403, body = Detail, description = "The session is not aboard, or the path is outside"),
         (status = 404, body = Detail, description = "Ship not found or not running"), (status = 408, body = Detail, description = "It did not arrive in time"), (status = 413, body = Detail, description = "It is too large")))]
 pub(super) async fn upload(
@@ -227,8 +227,8 @@ impl Pace {
 
 /// Fetches a file from a ship, as the session.
 #[utoipa::path(get, path = "/ship/{ship_id}/download", tag = "files",
-    params(("ship_id" = String, Path, description = "The ship"), ("X-SESSION-ID" = String, Header, description = "The session", min_length = 1, max_length = 256, pattern = "^[!-~]+$"),
-        ("file_path" = String, Query, description = "The file; a relative path begins at the session's workspace")),
+    params(("ship_id" = String, Path, description = "The ship"), ("X-SESSION-ID" = String, Header, description = "The session", min_length = 1, max_length = 256, pattern = "^[!-~]([ -~]*[!-~])?$"),
+        ("file_path" = String, Query, min_length = 1, max_length = 4096, description = "The file; a relative path begins at the session's workspace")),
     responses((status = 200, body = Vec<u8>, content_type = "application/octet-stream", description = "Its content"), (status = 400, body = Detail, description = "It is no file"),
         (status = 403, body = Detail, description = "The session is not aboard, or the path is outside"), (status = 404, body = Detail, description = "Ship or file not found")))]
 pub(super) async fn download(

@@ -97,7 +97,7 @@ pub(super) async fn restore(
 
 /// Makes a ship for the session that begins where another one is, or was. They do not depend on each other.
 #[utoipa::path(post, path = "/ship/{ship_id}/fork", tag = "history", request_body = ForkShip,
-    params(("ship_id" = String, Path, description = "The ship"), ("X-SESSION-ID" = String, Header, description = "The session", min_length = 1, max_length = 256, pattern = "^[!-~]+$")),
+    params(("ship_id" = String, Path, description = "The ship"), ("X-SESSION-ID" = String, Header, description = "The session", min_length = 1, max_length = 256, pattern = "^[!-~]([ -~]*[!-~])?$")),
     responses((status = 201, body = ShipView, description = "The new ship"), (status = 404, body = Detail, description = "Ship or snapshot not found"), (status = 408, body = Detail, description = "No ship has gone in time"), (status = 409, body = Detail, description = "It cannot be made now")))]
 pub(super) async fn fork(
     State(fleet): State<Arc<Fleet>>,

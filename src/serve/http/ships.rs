@@ -78,7 +78,7 @@ pub(super) async fn list(State(fleet): State<Arc<Fleet>>) -> Json<Vec<ShipView>>
 /// Finds a ship for the session, or makes one: the one that it is aboard of; the one that it was aboard of, which is
 /// started again; one with room; a new one.
 #[utoipa::path(post, path = "/ship", tag = "ships", request_body = CreateShip,
-    params(("X-SESSION-ID" = String, Header, description = "The session", min_length = 1, max_length = 256, pattern = "^[!-~]+$")),
+    params(("X-SESSION-ID" = String, Header, description = "The session", min_length = 1, max_length = 256, pattern = "^[!-~]([ -~]*[!-~])?$")),
     responses((status = 201, body = ShipView, description = "The ship"), (status = 408, body = Detail, description = "No ship has gone in time")))]
 pub(super) async fn create(
     State(fleet): State<Arc<Fleet>>,
@@ -157,7 +157,7 @@ pub(super) async fn delete_for_ever(
 
 /// Starts a ship that was stopped: for the session of the request, or else for all that were aboard.
 #[utoipa::path(post, path = "/ship/{ship_id}/start", tag = "ships", request_body(content = Option<StartShip>),
-    params(("ship_id" = String, Path, description = "The ship"), ("X-SESSION-ID" = Option<String>, Header, description = "The session", min_length = 1, max_length = 256, pattern = "^[!-~]+$")),
+    params(("ship_id" = String, Path, description = "The ship"), ("X-SESSION-ID" = Option<String>, Header, description = "The session", min_length = 1, max_length = 256, pattern = "^[!-~]([ -~]*[!-~])?$")),
     responses((status = 200, body = ShipView, description = "The ship"), (status = 404, body = Detail, description = "Ship not found"), (status = 408, body = Detail, description = "No ship has gone in time")))]
 pub(super) async fn start(
     State(fleet): State<Arc<Fleet>>,
