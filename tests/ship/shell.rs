@@ -209,7 +209,7 @@ async fn one_background_process_is_killed_and_others_stay(store: &Store) {
     let ticking =
         "trap '' TERM; (while true; do date +%s%N > tick; usleep 20000; done) & sleep 600 & wait; sleep 600";
     let (one, other) = (start(ticking).await, start("sleep 600").await);
-    until("it ticks", async || fleet.sh(ANN, "cat tick 2>/dev/null; true").await != "").await;
+    until("it ticks", async || !fleet.sh(ANN, "cat tick 2>/dev/null; true").await.is_empty()).await;
     let told = fleet.refuses("shell/kill", json!({"process_id": "00000000"}), 404).await;
     assert_eq!(told, "Process not found: 00000000");
     let stranger = fleet.asks(BOB, "shell/kill", json!({"process_id": one}), 404).await;
