@@ -41,9 +41,9 @@ const BUFFER: usize = 64 << 10;
 const GRACE: Duration = Duration::from_secs(5);
 /// How long they may go on when nothing runs in ships any more.
 const LAST_GRACE: Duration = Duration::from_secs(5);
-/// How long a client may take nothing of what is sent to it, in milliseconds (TCP_USER_TIMEOUT, tcp(7)): then the connection is
-/// ended, and what waits to be sent is given up.
-const UNREAD: u32 = 60_000;
+/// How many times as long as a head may take a client may take nothing of what is sent to it (TCP_USER_TIMEOUT, tcp(7)): then
+/// the connection is ended, and what waits to be sent is given up.
+const UNREAD: u32 = 2;
 /// After an error of accept(2), which may be a lack of descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -115,7 +115,7 @@ impl Listener {
             let next = async {
                 // What cannot be had a connection waits in the queue of the kernel.
                 let slot = Arc::clone(&slots).acquire_owned().await;
-                (slot, self.socket.accept().await)
+                (slot, self.socket.accept(self.head).await)
             };
             let (slot, accepted) = tokio::select! {
                 next = next => next,
@@ -187,13 +187,14 @@ async fn converse(stream: Box<dyn Stream>, router: Router, head: Duration, leavi
 }
 
 impl Socket {
-    async fn accept(&self) -> std::io::Result<(Box<dyn Stream>, Option<TlsAcceptor>)> {
+    async fn accept(&self, head: Duration) -> std::io::Result<(Box<dyn Stream>, Option<TlsAcceptor>)> {
         match self {
             Self::Tcp(listener, tls) => {
                 let (stream, _) = listener.accept().await?;
                 // An answer is written at once: nothing is to be waited for.
                 let _ = stream.set_nodelay(true);
-                let _ = set_tcp_user_timeout(&stream, UNREAD);
+                let most = u32::try_from(head.saturating_mul(UNREAD).as_millis()).unwrap_or(u32::MAX);
+                let _ = set_tcp_user_timeout(&stream, most);
                 Ok((Box::new(stream), tls.clone()))
             }
             Self::Unix(listener, _) => Ok((Box::new(listener.accept().await?.0), None)),

@@ -26,6 +26,25 @@ fn who_is_slow_to_say_what_is_wanted_is_not_waited_for() {
 }
 
 #[test]
+fn who_takes_nothing_of_an_answer_is_not_waited_for() {
+    let bay = Bay::start(&["--head-timeout", "1s"]);
+    let id = bay.ship_id("one");
+    bay.sh(&id, "one", "head -c 40000000 /dev/zero > large");
+    let before = bay.descriptors();
+    let mut slow = TcpStream::connect(bay.address()).unwrap();
+    let request = format!(
+        "GET /ship/{id}/download?file_path=large HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {TOKEN}\r\nX-SESSION-ID: one\r\n\r\n",
+        bay.address()
+    );
+    slow.write_all(request.as_bytes()).unwrap();
+    slow.read_exact(&mut [0; 100]).unwrap();
+    assert!(bay.descriptors() > before, "it is being answered");
+    crate::testkit::wait_until("it is given up", || bay.descriptors() <= before);
+    drop(slow);
+    bay.end();
+}
+
+#[test]
 fn many_idle_connections_do_not_keep_others_out_for_long() {
     let bay = Bay::start(&["--max-connections", "4", "--head-timeout", "1s"]);
     let idle: Vec<TcpStream> = (0..8).map(|_| TcpStream::connect(bay.address()).unwrap()).collect();
