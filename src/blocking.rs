@@ -20,11 +20,16 @@
 #![forbid(unsafe_code)]
 
 mod file;
+mod host;
 mod process;
+mod snapshot_file;
+mod users;
 mod vessel;
 
 pub use file::File;
 pub use process::{Process, ProcessEvents, ProcessInput};
+pub use snapshot_file::SnapshotFile;
+pub use users::UserFiles;
 pub use vessel::{Running, Vessel};
 
 use std::future::Future;

@@ -26,7 +26,7 @@ use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::manager::Manager;
 pub use config::{Listen, ServeConfig, TlsFiles, WhenFull};
 use fleet::Fleet;
@@ -46,10 +46,18 @@ impl Service {
     ///
     /// # Errors
     /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) for an address that others reach and no token;
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) in a store with a single user id;
     /// [`Conflict`](crate::ErrorKind::Conflict) when another service has this state;
     /// [`IntegrityViolation`](crate::ErrorKind::IntegrityViolation) for a state that is damaged; those of the listener.
     pub async fn start(manager: Manager, config: ServeConfig) -> Result<Self> {
         config.check()?;
+        if manager.id_count() == 1 {
+            let what =
+                "ships in a store whose vessels have a single user id, as each session is a user of its own";
+            let remedy = "give this user ranges in /etc/subuid and /etc/subgid, install uidmap, and use a new store: `vesselrt doctor` tells what is missing";
+            let kind = ErrorKind::Unsupported { what: what.to_owned(), remedy: remedy.to_owned() };
+            return Err(Error::new(kind, what));
+        }
         let data = config.data.clone();
         crate::offload::blocking(move || config::prepare(&data)).await?;
         let (token, token_file) = token::obtain(&config)?;

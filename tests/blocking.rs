@@ -5,7 +5,10 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::time::Duration;
 
 use vesselrt::blocking::{Manager, Vessel};
-use vesselrt::{ErrorKind, ExecOptions, LogOptions, OpenOptions, OverlayDriver, ProcessEvent, SpawnOptions};
+use vesselrt::settings::Settings;
+use vesselrt::{
+    ErrorKind, ExecOptions, LogOptions, OpenOptions, OverlayDriver, ProcessEvent, SnapshotRead, SpawnOptions,
+};
 
 use crate::testkit::{BASE, Cap, Store, capture, fails, image, need};
 
@@ -166,5 +169,45 @@ fn a_detached_process_is_written_to_read_from_and_waited_for() {
         fails(process.signal(9), &ErrorKind::Conflict);
         assert_eq!(manager.prune_processes(vessel.id()).unwrap(), ["p1"]);
         fails(vessel.process("p1"), &ErrorKind::NotFound);
+    });
+}
+
+#[test]
+fn files_of_a_user_and_of_a_snapshot_are_read_without_a_runtime() {
+    run(|_store, manager, vessel| {
+        assert!(manager.probe().is_ok());
+        assert_eq!(manager.vessel_settings(vessel.id()).unwrap(), Settings::default());
+        assert_eq!(manager.denied_connections(vessel.id()).unwrap(), []);
+        vessel.write_file("note", b"first", 0o640).unwrap();
+        let snapshot = vessel.create_snapshot("").unwrap();
+        vessel.write_file("note", b"second", 0o640).unwrap();
+        assert_eq!(vessel.read_snapshot_file(&snapshot.id, "note").unwrap(), b"first");
+        let mut file =
+            manager.open_snapshot_file(vessel.id(), &snapshot.id, "note", SnapshotRead::default()).unwrap();
+        let mut text = String::new();
+        file.read_to_string(&mut text).unwrap();
+        assert_eq!((text.as_str(), file.size(), file.mode()), ("first", 5, 0o640));
+        let one = vessel.user_files(0, 0, "/work");
+        assert_eq!(one.read_file("note").unwrap(), b"second");
+        assert!(fails(one.read_file("/etc/passwd"), &ErrorKind::PermissionDenied).leads_outside());
+        if manager.id_count() == 1 {
+            fails(vessel.set_owner("note", 2001, 2001), &ErrorKind::InvalidArgument);
+            return;
+        }
+        vessel.make_dir("/home/one", 0o700).unwrap();
+        vessel.set_owner("/home/one", 2001, 2001).unwrap();
+        let one = vessel.user_files(2001, 2001, "/home/one");
+        one.make_dir_all("a/b", 0o755).unwrap();
+        one.write_file("a/b/f", b"one's", 0o600).unwrap();
+        one.rename_file("a/b/f", "a/g").unwrap();
+        let mut opened = one.open_file("a/g", &OpenOptions::new().read(true)).unwrap();
+        text.clear();
+        opened.read_to_string(&mut text).unwrap();
+        opened.close().unwrap();
+        assert_eq!((text.as_str(), one.stat("a/g").unwrap().uid), ("one's", 2001));
+        assert_eq!((one.read_dir("a").unwrap().len(), one.symlink_stat("a").unwrap().is_dir()), (2, true));
+        one.delete_all("a").unwrap();
+        assert!(one.read_dir(".").unwrap().is_empty());
+        assert_eq!(one.base(), std::path::Path::new("/home/one"));
     });
 }

@@ -162,6 +162,12 @@ impl Iterator for ProcessEvents {
 }
 
 impl ProcessInput {
+    /// See [`crate::ProcessInput::is_terminal`].
+    #[must_use]
+    pub fn is_terminal(&self) -> bool {
+        self.inner.is_terminal()
+    }
+
     /// See [`crate::ProcessInput::resize`].
     ///
     /// # Errors

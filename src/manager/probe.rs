@@ -18,4 +18,11 @@ impl Manager {
         // It has entered when it is there, and ends when it is dropped.
         blocking(move || inner.launcher()?.worker().map(drop).map_err(Into::into)).await
     }
+
+    /// How many user ids the vessels of this store have: 65536 as a rule, 1 without subordinate ids (subuid(5)), where root is
+    /// the only user that a command can run as.
+    #[must_use]
+    pub fn id_count(&self) -> u32 {
+        self.inner.store.ids().count()
+    }
 }

@@ -27,7 +27,7 @@ use super::fleet::Fleet;
 use super::problem::Problem;
 use answer::Trouble;
 use guard::Guard;
-pub(super) use guard::Hosts;
+pub(super) use guard::{Hosts, TwoLengths};
 
 /// Everything that is answered.
 pub(super) fn router(fleet: &Arc<Fleet>, hosts: Hosts) -> Router {
@@ -72,6 +72,9 @@ fn protected() -> Router<Arc<Fleet>> {
         .route("/ship/{ship_id}/exec", post(exec::exec))
         .route("/ship/{ship_id}/api/upload", post(files::upload_directly))
         .route("/ship/{ship_id}/api/download", get(files::download_directly))
+        .route("/ship/{ship_id}/api/shell/processes/{process_id}", delete(exec::kill))
+        .route("/ship/{ship_id}/api", get(exec::greets))
+        .route("/ship/{ship_id}/api/", get(exec::greets))
         .route("/ship/{ship_id}/api/{*operation}", any(exec::directly))
         .route("/ship/{ship_id}/upload", post(files::upload))
         .route("/ship/{ship_id}/download", get(files::download))

@@ -4,16 +4,22 @@
 //! only so long; bodies are watched by those who read them.
 #![forbid(unsafe_code)]
 
+mod heads;
 mod tls;
 
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use rustix::net::sockopt::set_tcp_user_timeout;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
@@ -21,8 +27,9 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::config::{Listen, ServeConfig};
-use super::http::Hosts;
+use super::http::{Hosts, TwoLengths};
 use crate::error::{Error, Result};
+use heads::Watched;
 
 /// How long a handshake of TLS may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -34,6 +41,9 @@ const BUFFER: usize = 64 << 10;
 const GRACE: Duration = Duration::from_secs(5);
 /// How long they may go on when nothing runs in ships any more.
 const LAST_GRACE: Duration = Duration::from_secs(5);
+/// How many times as long as a head may take a client may take nothing of what is sent to it (TCP_USER_TIMEOUT, tcp(7)): then
+/// the connection is ended, and what waits to be sent is given up.
+const UNREAD: u32 = 2;
 /// After an error of accept(2), which may be a lack of descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -105,7 +115,7 @@ impl Listener {
             let next = async {
                 // What cannot be had a connection waits in the queue of the kernel.
                 let slot = Arc::clone(&slots).acquire_owned().await;
-                (slot, self.socket.accept().await)
+                (slot, self.socket.accept(self.head).await)
             };
             let (slot, accepted) = tokio::select! {
                 next = next => next,
@@ -147,12 +157,21 @@ impl Listener {
 }
 
 async fn converse(stream: Box<dyn Stream>, router: Router, head: Duration, leaving: CancellationToken) {
+    let stream = Watched::new(stream);
+    let (ambiguous, number) = (stream.ambiguous(), AtomicU64::new(0));
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        if ambiguous.is(number.fetch_add(1, Ordering::Relaxed)) {
+            request.extensions_mut().insert(TwoLengths);
+        }
+        router.call(request)
+    });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(head)
         .max_headers(HEADERS)
         .max_buf_size(BUFFER)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
@@ -168,12 +187,14 @@ async fn converse(stream: Box<dyn Stream>, router: Router, head: Duration, leavi
 }
 
 impl Socket {
-    async fn accept(&self) -> std::io::Result<(Box<dyn Stream>, Option<TlsAcceptor>)> {
+    async fn accept(&self, head: Duration) -> std::io::Result<(Box<dyn Stream>, Option<TlsAcceptor>)> {
         match self {
             Self::Tcp(listener, tls) => {
                 let (stream, _) = listener.accept().await?;
                 // An answer is written at once: nothing is to be waited for.
                 let _ = stream.set_nodelay(true);
+                let most = u32::try_from(head.saturating_mul(UNREAD).as_millis()).unwrap_or(u32::MAX);
+                let _ = set_tcp_user_timeout(&stream, most);
                 Ok((Box::new(stream), tls.clone()))
             }
             Self::Unix(listener, _) => Ok((Box::new(listener.accept().await?.0), None)),

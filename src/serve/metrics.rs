@@ -13,10 +13,11 @@ use prometheus_client::registry::Registry;
 use super::fleet::view::Counts;
 
 /// Operations that are told by name; what clients make up is `other`.
-const OPERATIONS: [&str; 11] = [
+const OPERATIONS: [&str; 12] = [
     "ipython/exec",
     "shell/exec",
     "shell/processes",
+    "shell/kill",
     "shell/cwd",
     "fs/create_file",
     "fs/read_file",

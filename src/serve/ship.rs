@@ -116,6 +116,9 @@ impl Ship {
             Some(("shell", "processes")) => {
                 Box::pin(async { Some(shell::processes(&self.vessel, user).await) })
             }
+            Some(("shell", "kill")) => {
+                Box::pin(async { Some(shell::signal(&self.vessel, user, payload).await) })
+            }
             Some(("shell", "cwd")) => return shell::cwd(user),
             Some(("fs", name)) => Box::pin(files::operate(user, name, payload)),
             _ => return unknown(),

@@ -72,6 +72,18 @@ fn what_the_original_promises_of_processes_is_answered() {
     let direct =
         bay.request("GET", &format!("/ship/{id}/api/shell/processes")).session("one").send().is(200).json();
     assert_eq!(direct["processes"][0]["process_id"], begun["data"]["process_id"]);
+    let process = format!("/ship/{id}/api/shell/processes/{}", begun["data"]["process_id"].as_str().unwrap());
+    bay.request("DELETE", &process)
+        .session("two")
+        .send()
+        .says(400, "Session does not have access to this ship");
+    bay.request("GET", &process).session("one").send().says(405, "Method Not Allowed");
+    let killed = bay.request("DELETE", &process).session("one").send().is(200).json();
+    assert_eq!((&killed["success"], &killed["status"]), (&json!(true), &json!("failed")), "{killed}");
+    let unknown = format!("/ship/{id}/api/shell/processes/00000000");
+    bay.request("DELETE", &unknown).session("one").send().says(404, "Process not found: 00000000");
+    let gone = exec("shell/kill", json!({ "process_id": begun["data"]["process_id"], "signal": null }));
+    assert_eq!(gone["data"]["status"], "failed");
     let logs = bay.get(&format!("/ship/logs/{id}")).is(200).json();
     assert!(logs["logs"].as_str().unwrap().contains("shell/exec"), "{logs}");
     bay.end();

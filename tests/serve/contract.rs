@@ -147,6 +147,19 @@ fn the_ship_api_is_there_directly_with_its_own_statuses() {
     bay.post(&api, "stranger", &json!({})).says(400, "Session does not have access to this ship");
     bay.post(&api, "one", &json!([1])).is(422);
     bay.request("PATCH", &api).session("one").send().says(405, "Method Not Allowed");
+    // What does something is not done by who only looks.
+    for operation in ["shell/exec", "ipython/kernel", "fs/delete_file", "shell/kill"] {
+        let path = format!("/ship/{id}/api/{operation}");
+        bay.request("GET", &path).session("one").send().says(405, "Method Not Allowed");
+    }
+    bay.request("DELETE", &api).session("one").send().says(405, "Method Not Allowed");
+    let ship = |path: &str| bay.get(&format!("/ship/{id}/api{path}")).is(200).json();
+    for root in ["", "/"] {
+        assert_eq!(ship(root), json!({ "message": "Ship API is running" }));
+    }
+    assert_eq!(ship("/health"), json!({ "status": "healthy" }));
+    assert_eq!((&ship("/stat")["service"], &ship("/stat")["status"]), (&json!("ship"), &json!("running")));
+    bay.get(&format!("/ship/{UNKNOWN}/api/health")).says(400, "Ship not found or not running");
     bay.end();
 }
 

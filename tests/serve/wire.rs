@@ -26,6 +26,25 @@ fn who_is_slow_to_say_what_is_wanted_is_not_waited_for() {
 }
 
 #[test]
+fn who_takes_nothing_of_an_answer_is_not_waited_for() {
+    let bay = Bay::start(&["--head-timeout", "1s"]);
+    let id = bay.ship_id("one");
+    bay.sh(&id, "one", "head -c 40000000 /dev/zero > large");
+    let before = bay.descriptors();
+    let mut slow = TcpStream::connect(bay.address()).unwrap();
+    let request = format!(
+        "GET /ship/{id}/download?file_path=large HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {TOKEN}\r\nX-SESSION-ID: one\r\n\r\n",
+        bay.address()
+    );
+    slow.write_all(request.as_bytes()).unwrap();
+    slow.read_exact(&mut [0; 100]).unwrap();
+    assert!(bay.descriptors() > before, "it is being answered");
+    crate::testkit::wait_until("it is given up", || bay.descriptors() <= before);
+    drop(slow);
+    bay.end();
+}
+
+#[test]
 fn many_idle_connections_do_not_keep_others_out_for_long() {
     let bay = Bay::start(&["--max-connections", "4", "--head-timeout", "1s"]);
     let idle: Vec<TcpStream> = (0..8).map(|_| TcpStream::connect(bay.address()).unwrap()).collect();
@@ -35,23 +54,58 @@ fn many_idle_connections_do_not_keep_others_out_for_long() {
 }
 
 #[test]
-fn a_request_with_two_lengths_is_not_two_requests() {
+fn a_request_with_two_lengths_is_refused_and_is_not_two_requests() {
     let bay = Bay::start(&[]);
-    let smuggled = format!("GET /ships HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n\r\n");
-    let head = format!("POST /ship HTTP/1.1\r\nHost: {}\r\n", bay.address());
+    let auth = format!("Authorization: Bearer {TOKEN}\r\n");
+    let smuggled = format!("GET /ships HTTP/1.1\r\nHost: x\r\n{auth}\r\n");
     let both = [
         "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+        "Transfer-Encoding: chunked\r\nX: y\r\ncontent-length: 0\r\n\r\n0\r\n\r\n",
         "Content-Length: 5\r\nContent-Length: 0\r\n\r\n",
+        "Content-Length: 5\r\nContent-Length: 5\r\n\r\nhello",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         "Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
         "Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
         "Content-Length: +5\r\n\r\nhello",
+        "Content-Length: 5, 5\r\n\r\nhello",
+        "Content-Length : 5\r\n\r\nhello",
     ];
     for rest in both {
-        let answer = raw(bay.address(), format!("{head}{rest}{smuggled}").as_bytes());
-        let text = String::from_utf8_lossy(&answer).into_owned();
-        assert_eq!(text.matches("HTTP/1.1 ").count(), 1, "{rest:?}: {text}");
-        assert!((400..500).contains(&parse(&answer).status), "{rest:?}: {text}");
+        for (method, auth) in [("POST", auth.as_str()), ("POST", ""), ("GET", "")] {
+            let head = format!("{method} /ship HTTP/1.1\r\nHost: {}\r\n{auth}", bay.address());
+            let answer = raw(bay.address(), format!("{head}{rest}{smuggled}").as_bytes());
+            let text = String::from_utf8_lossy(&answer).into_owned();
+            assert_eq!(text.matches("HTTP/1.1 ").count(), 1, "{rest:?}: {text}");
+            assert_eq!(parse(&answer).status, 400, "{rest:?}: {text}");
+        }
+    }
+    bay.end();
+}
+
+#[test]
+fn two_lengths_are_found_wherever_the_request_is_cut_and_whatever_came_before() {
+    let bay = Bay::start(&[]);
+    let head = format!("Host: {}\r\n", bay.address());
+    let good = format!("POST /health HTTP/1.1\r\n{head}Content-Length: 5\r\n\r\nhello");
+    let also =
+        format!("POST /nowhere HTTP/1.1\r\n{head}Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n");
+    let bad = format!(
+        "POST /ship HTTP/1.1\r\n{head}Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n"
+    );
+    for cut in (1..bad.len()).step_by(7) {
+        let mut stream = TcpStream::connect(bay.address()).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        stream.write_all(format!("{good}{also}{good}{}", &bad[..cut]).as_bytes()).unwrap();
+        std::thread::sleep(Duration::from_millis(3));
+        stream.write_all(&bad.as_bytes()[cut..]).unwrap();
+        let mut answers = Vec::new();
+        stream.read_to_end(&mut answers).unwrap();
+        let text = String::from_utf8_lossy(&answers).into_owned();
+        let statuses: Vec<&str> = text.split("HTTP/1.1 ").skip(1).map(|answer| &answer[..3]).collect();
+        assert_eq!(statuses, ["405", "404", "405", "400"], "{cut}: {text}");
+        assert!(text.contains("More than one Content-Length or Transfer-Encoding"), "{cut}: {text}");
     }
     bay.end();
 }
@@ -176,5 +230,39 @@ fn clients_that_leave_in_any_phase_leave_nothing() {
     assert_eq!(bay.sh(&id, "one", "echo fine"), "fine");
     let sessions = bay.get("/sessions").json();
     assert_eq!(sessions["total"], json!(1));
+    bay.end();
+}
+
+#[test]
+fn clients_that_leave_files_and_terminals_half_way_leave_nothing() {
+    let bay = Bay::start(&[]);
+    let id = bay.ship_id("one");
+    bay.sh(&id, "one", "head -c 20000000 /dev/zero > large");
+    let before = bay.descriptors();
+    let common = format!("Host: {}\r\nAuthorization: Bearer {TOKEN}\r\nX-SESSION-ID: one\r\n", bay.address());
+    let part = "--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"f\"\r\n\r\nbegun";
+    let upload = format!(
+        "POST /ship/{id}/upload HTTP/1.1\r\n{common}Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 1000\r\n\r\n{part}"
+    );
+    let download = format!("GET /ship/{id}/download?file_path=large HTTP/1.1\r\n{common}\r\n");
+    let term = format!(
+        "GET /ship/{id}/term?session_id=one HTTP/1.1\r\n{common}Connection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    for (request, cuts) in [(&upload, 6), (&download, 3), (&term, 3)] {
+        for cut in 1..=cuts {
+            let mut stream = TcpStream::connect(bay.address()).unwrap();
+            stream.write_all(&request.as_bytes()[..request.len() * cut / cuts]).unwrap();
+            std::thread::sleep(Duration::from_millis(100));
+            if cut == cuts {
+                // It has begun to answer, but for the upload.
+                stream.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+                let _ = stream.read(&mut [0; 100]);
+            }
+        }
+    }
+    crate::testkit::wait_until("everything is closed", || bay.descriptors() <= before);
+    assert_eq!(std::fs::read_dir(bay.shell.root().join("serve/uploads")).unwrap().count(), 0);
+    assert_eq!(bay.sh(&id, "one", "ls -A"), "large");
     bay.end();
 }

@@ -16,6 +16,7 @@ tests!(
     a_command_that_takes_too_long_is_killed_with_all_that_it_started,
     endless_output_is_cut,
     a_background_process_runs_on_and_is_listed,
+    one_background_process_is_killed_and_others_stay,
     a_session_that_ends_takes_its_commands_along,
     a_ship_that_was_killed_works_again,
     what_a_command_leaves_in_the_background_stays_until_the_session_ends,
@@ -192,6 +193,50 @@ async fn a_background_process_runs_on_and_is_listed(store: &Store) {
     assert_eq!(fleet.asks(BOB, "shell/processes", json!({}), 200).await, json!({"processes": []}));
     fleet.ship.end_session(ANN).await;
     until("it was killed", async || status().await[0].0 == "failed").await;
+    fleet.end().await;
+}
+
+async fn one_background_process_is_killed_and_others_stay(store: &Store) {
+    if !need(&[Cap::SubordinateIds]) {
+        return;
+    }
+    let fleet = Fleet::new(store).await;
+    let start = async |command: &str| {
+        let done = fleet.ann("shell/exec", json!({"command": command, "background": true})).await;
+        done["process_id"].as_str().unwrap().to_owned()
+    };
+    // What it started, and what would not listen, goes along.
+    let ticking =
+        "trap '' TERM; (while true; do date +%s%N > tick; usleep 20000; done) & sleep 600 & wait; sleep 600";
+    let (one, other) = (start(ticking).await, start("sleep 600").await);
+    until("it ticks", async || !fleet.sh(ANN, "cat tick 2>/dev/null; true").await.is_empty()).await;
+    let told = fleet.refuses("shell/kill", json!({"process_id": "00000000"}), 404).await;
+    assert_eq!(told, "Process not found: 00000000");
+    let stranger = fleet.asks(BOB, "shell/kill", json!({"process_id": one}), 404).await;
+    assert_eq!(stranger["detail"], format!("Process not found: {one}"));
+    fleet.refuses("shell/kill", json!({"process_id": other, "signal": 99}), 400).await;
+    fleet.asks(ANN, "shell/kill", json!({}), 422).await;
+    let killed = fleet.ann("shell/kill", json!({"process_id": one})).await;
+    assert_eq!((&killed["success"], &killed["status"]), (&json!(true), &json!("failed")), "{killed}");
+    assert_eq!((&killed["process_id"], &killed["command"]), (&json!(one), &json!(ticking)));
+    let last = fleet.sh(ANN, "cat tick").await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(fleet.sh(ANN, "cat tick").await, last, "nothing of it runs");
+    assert_eq!(fleet.ann("shell/kill", json!({"process_id": one})).await["status"], "failed");
+    let listed = fleet.ann("shell/processes", json!({})).await;
+    let status = |id: &String| {
+        let found =
+            listed["processes"].as_array().unwrap().iter().find(|process| process["process_id"] == **id);
+        found.unwrap()["status"].clone()
+    };
+    assert_eq!((status(&one), status(&other)), (json!("failed"), json!("running")));
+    // Another signal is sent, and what becomes of it is seen in the list.
+    fleet.ann("shell/kill", json!({"process_id": other, "signal": 15})).await;
+    until("it has ended", async || {
+        let listed = fleet.ann("shell/processes", json!({})).await;
+        listed["processes"].as_array().unwrap().iter().all(|process| process["status"] == "failed")
+    })
+    .await;
     fleet.end().await;
 }
 

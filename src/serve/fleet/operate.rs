@@ -27,6 +27,11 @@ impl Fleet {
         self.ship(id).await
     }
 
+    /// Whether a ship is up.
+    pub(in crate::serve) fn is_running(&self, id: &str) -> bool {
+        self.lock().get(id).is_some_and(|entry| entry.is(Status::Running))
+    }
+
     /// The session did something: it stays longer.
     pub(in crate::serve) fn touch(&self, id: &str, session: &str) {
         let mut ships = self.lock();

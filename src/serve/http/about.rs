@@ -8,6 +8,7 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
 use serde::Serialize;
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use crate::serve::fleet::Fleet;
@@ -76,6 +77,11 @@ pub(super) async fn health() -> Json<Status> {
 #[utoipa::path(get, path = "/stat", tag = "service", responses((status = 200, body = Stat, description = "What it is")))]
 pub(super) async fn stat() -> Json<Stat> {
     Json(Stat { service: SERVICE, version: VERSION, status: "running", author: AUTHOR })
+}
+
+/// What a ship says that it is.
+pub(super) fn of_ship() -> Value {
+    json!({ "service": "ship", "version": VERSION, "status": "running", "author": AUTHOR })
 }
 
 /// Counts ships and sessions.

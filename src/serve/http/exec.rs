@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
+use super::about;
 use super::answer::{Detail, Trouble};
 use super::fields::{self, Fields, Invalid};
 use crate::serve::fleet::Fleet;
@@ -44,7 +45,7 @@ pub(super) struct Executed {
 
 /// Does an operation as the session, which may stay longer then.
 #[utoipa::path(post, path = "/ship/{ship_id}/exec", tag = "operations", request_body = Exec,
-    params(("ship_id" = String, Path, description = "The ship"), ("X-SESSION-ID" = String, Header, description = "The session", min_length = 1, max_length = 256, pattern = "^[!-~]+$")),
+    params(("ship_id" = String, Path, description = "The ship"), ("X-SESSION-ID" = String, Header, description = "The session", min_length = 1, max_length = 256, pattern = "^[!-~]([ -~]*[!-~])?$")),
     responses((status = 200, body = Executed, description = "What the operation answered"), (status = 400, body = Detail, description = "It failed, or the session is not aboard")))]
 pub(super) async fn exec(
     State(fleet): State<Arc<Fleet>>,
@@ -70,7 +71,21 @@ pub(super) async fn exec(
     }
 }
 
-/// Does an operation as a Ship answers it, with its own status: `GET` for what only looks, `POST` with a body otherwise.
+/// Operations that only look, which is what `GET` is for.
+const LOOKS: [&str; 4] = ["ipython/kernels", "ipython/kernel/status", "shell/processes", "shell/cwd"];
+
+/// What a Ship says about itself, to everybody.
+fn greeting(operation: &str) -> Option<Value> {
+    match operation {
+        "" => Some(json!({ "message": "Ship API is running" })),
+        "health" => Some(json!({ "status": "healthy" })),
+        "stat" => Some(about::of_ship()),
+        _ => None,
+    }
+}
+
+/// Does an operation as a Ship answers it, with its own status: `GET` for what only looks, `DELETE` for what ends
+/// something, `POST` with a body for all others.
 pub(super) async fn directly(
     State(fleet): State<Arc<Fleet>>,
     Path((id, operation)): Path<(String, String)>,
@@ -78,11 +93,18 @@ pub(super) async fn directly(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Trouble> {
+    if let (&Method::GET, Some(greeting)) = (&method, greeting(&operation)) {
+        return match fleet.is_running(&id) {
+            true => Ok(Json(greeting).into_response()),
+            false => Err(Problem::not_running().into()),
+        };
+    }
     let mut wrong = Invalid::default();
     let session = fields::session(&headers, &mut wrong);
     wrong.check()?;
     let payload = match method {
-        Method::GET | Method::DELETE => json!({}),
+        Method::GET if LOOKS.contains(&operation.as_str()) => json!({}),
+        Method::DELETE if operation == "ipython/kernel" => json!({}),
         Method::POST => match fields::read(&headers, body).await? {
             None => json!({}),
             Some(payload @ Value::Object(_)) => payload,
@@ -95,5 +117,47 @@ pub(super) async fn directly(
         _ => return Err(Problem::new(405, "Method Not Allowed").into()),
     };
     let answer = fleet.operate(&id, &session, &operation, payload).await?;
+    Ok((super::status(answer.status), Json(answer.body)).into_response())
+}
+
+/// [`directly`] for the address of the API itself.
+pub(super) async fn greets(
+    state: State<Arc<Fleet>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Trouble> {
+    directly(state, Path((id, String::new())), Method::GET, headers, Body::empty()).await
+}
+
+/// A process that was ended.
+#[derive(Debug, Serialize, ToSchema)]
+#[allow(dead_code, reason = "it is described by this")]
+pub(super) struct Killed {
+    /// Always true.
+    success: bool,
+    process_id: String,
+    /// Its number in `vesselrt process`.
+    pid: u64,
+    command: String,
+    /// `completed`, `failed`; `running` if it takes its time.
+    status: String,
+}
+
+/// Ends a process that a session left running in the background, with all that it started. The original has nothing of the
+/// kind. The same is `exec` of `shell/kill` with `process_id`, and `signal` for one that is not SIGKILL.
+#[utoipa::path(delete, path = "/ship/{ship_id}/api/shell/processes/{process_id}", tag = "operations",
+    params(("ship_id" = String, Path, description = "The ship"), ("process_id" = String, Path, description = "As `shell/exec` told it"),
+        ("X-SESSION-ID" = String, Header, description = "The session", min_length = 1, max_length = 256, pattern = "^[!-~]([ -~]*[!-~])?$")),
+    extensions(("x-extension" = json!("not in Shipyard's API"))),
+    responses((status = 200, body = Killed, description = "What became of it, which may have been before"), (status = 400, body = Detail, description = "The session is not aboard"), (status = 404, body = Detail, description = "Process not found")))]
+pub(super) async fn kill(
+    State(fleet): State<Arc<Fleet>>,
+    Path((id, process)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Response, Trouble> {
+    let mut wrong = Invalid::default();
+    let session = fields::session(&headers, &mut wrong);
+    wrong.check()?;
+    let answer = fleet.operate(&id, &session, "shell/kill", json!({ "process_id": process })).await?;
     Ok((super::status(answer.status), Json(answer.body)).into_response())
 }

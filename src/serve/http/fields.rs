@@ -1,6 +1,8 @@
 //! What is wrong with a request, in the words of FastAPI: all of it, and where.
 #![forbid(unsafe_code)]
 
+mod asked;
+
 use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
@@ -9,13 +11,12 @@ use serde_json::{Map, Value, json};
 
 use super::answer::Trouble;
 use crate::serve::problem::Problem;
+pub(super) use asked::{read_or_empty, ttl};
 
 /// Bytes of a body of JSON, at most.
 const LARGEST: usize = 16 << 20;
 /// How long a body may take to arrive.
 const SLOWEST: Duration = Duration::from_secs(60);
-/// Ten years, in seconds: the longest time that is given.
-pub(super) const LONGEST_TTL: u64 = 10 * 365 * 24 * 3600;
 /// Characters of a session's name.
 const LONGEST_SESSION: usize = 256;
 /// The header with the session.
@@ -172,7 +173,7 @@ impl<'a> Fields<'a> {
     }
 
     /// A whole number above 0 and not above `most`; 0 if something is wrong with it.
-    pub(super) fn positive(&mut self, name: &str, most: u64, default: Option<u64>) -> u64 {
+    fn positive(&mut self, name: &str, most: u64, default: Option<u64>) -> u64 {
         let Some(value) = self.take(name, default.is_none()) else { return default.unwrap_or_default() };
         let Some(number) = value.as_f64().filter(|_| value.is_number()) else {
             self.add("int_type", name, "Input should be a valid integer", &value, None);

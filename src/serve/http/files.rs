@@ -4,10 +4,10 @@
 use std::collections::HashMap;
 use std::io::SeekFrom;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Json;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::multipart::{Field, MultipartError};
 use axum::extract::{FromRequest, Multipart, Path, Query, Request, State};
 use axum::http::{HeaderMap, header};
@@ -31,6 +31,9 @@ const LONGEST_PATH: usize = 4096;
 const FORM: u64 = 64 << 10;
 /// How long a client may send nothing.
 const SILENCE: Duration = Duration::from_secs(30);
+/// Bytes a second that an upload must have brought on the whole, once that long has passed: who sends one now and then
+/// would keep a connection for ever.
+const SLOWEST: u64 = 1024;
 
 /// A file that arrived.
 #[derive(Debug, Serialize, ToSchema)]
@@ -56,7 +59,7 @@ pub(super) struct Upload {
 
 /// Puts a file on a ship, as the session.
 #[utoipa::path(post, path = "/ship/{ship_id}/upload", tag = "files", request_body(content = Upload, content_type = "multipart/form-data"),
-    params(("ship_id" = String, Path, description = "The ship"), ("X-SESSION-ID" = String, Header, description = "The session", min_length = 1, max_length = 256, pattern = "^[!-~]+$")),
+    params(("ship_id" = String, Path, description = "The ship"), ("X-SESSION-ID" = String, Header, description = "The session", min_length = 1, max_length = 256, pattern = "^[!-~]([ -~]*[!-~])?$")),
     responses((status = 200, body = Uploaded, description = "It is there"), (status = 400, body = Detail, description = "It cannot be put there"), (status = 403, body = Detail, description = "The session is not aboard, or the path is outside"),
         (status = 404, body = Detail, description = "Ship not found or not running"), (status = 408, body = Detail, description = "It did not arrive in time"), (status = 413, body = Detail, description = "It is too large")))]
 pub(super) async fn upload(
@@ -119,28 +122,46 @@ struct Form {
     path: Option<String>,
 }
 
+/// How an upload comes along.
+struct Pace {
+    began: Instant,
+    bytes: u64,
+}
+
 impl Form {
     async fn read(&mut self, parts: &mut Multipart, fleet: &Fleet) -> Result<(), Problem> {
+        let mut pace = Pace { began: Instant::now(), bytes: 0 };
         while let Some(mut part) = in_time(parts.next_field()).await? {
             match part.name() {
                 Some("file") if part.file_name().is_none() => self.file_is_text = true,
-                Some("file") => self.file = Some(self.keep(&mut part, fleet).await?),
-                Some("file_path") => self.path = Some(text(&mut part).await?),
+                Some("file") => self.file = Some(self.keep(&mut part, fleet, &mut pace).await?),
+                Some("file_path") => self.path = Some(text(&mut part, &mut pace).await?),
                 _ => {}
+            }
+            // What nobody asked for is read as well, and is not for ever either.
+            while pace.next(&mut part).await?.is_some() {
+                if pace.bytes > self.most.saturating_add(FORM) {
+                    return Err(too_large(pace.bytes, self.most));
+                }
             }
         }
         Ok(())
     }
 
     /// Writes the file to disk, where nobody finds it by name.
-    async fn keep(&self, part: &mut Field<'_>, fleet: &Fleet) -> Result<(File, u64), Problem> {
+    async fn keep(
+        &self,
+        part: &mut Field<'_>,
+        fleet: &Fleet,
+        pace: &mut Pace,
+    ) -> Result<(File, u64), Problem> {
         let name = fleet.config().data.join(UPLOADS).join(uuid::Uuid::new_v4().simple().to_string());
         let lost = |e: std::io::Error| Problem::new(500, format!("failed to keep an upload: {e}"));
         let mut options = File::options();
         let mut file = options.read(true).write(true).create_new(true).open(&name).await.map_err(lost)?;
         tokio::fs::remove_file(&name).await.map_err(lost)?;
         let mut size: u64 = 0;
-        while let Some(chunk) = in_time(part.chunk()).await? {
+        while let Some(chunk) = pace.next(part).await? {
             size += chunk.len() as u64;
             if size > self.most {
                 return Err(too_large(size, self.most));
@@ -164,9 +185,9 @@ impl Form {
     }
 }
 
-async fn text(part: &mut Field<'_>) -> Result<String, Problem> {
+async fn text(part: &mut Field<'_>, pace: &mut Pace) -> Result<String, Problem> {
     let mut bytes = Vec::new();
-    while let Some(chunk) = in_time(part.chunk()).await? {
+    while let Some(chunk) = pace.next(part).await? {
         bytes.extend_from_slice(&chunk);
         if bytes.len() > LONGEST_PATH {
             return Err(Problem::new(400, "The path is too long"));
@@ -180,14 +201,34 @@ async fn in_time<T>(next: impl Future<Output = Result<T, MultipartError>>) -> Re
     match tokio::time::timeout(SILENCE, next).await {
         Ok(Ok(next)) => Ok(next),
         Ok(Err(error)) => Err(Problem::new(400, format!("There was an error parsing the body: {error}"))),
-        Err(_) => Err(Problem::new(408, "The request body did not arrive in time")),
+        Err(_) => Err(late()),
+    }
+}
+
+fn late() -> Problem {
+    Problem::new(408, "The request body did not arrive in time")
+}
+
+impl Pace {
+    /// What comes next of a part, unless the client is silent or slow.
+    async fn next(&mut self, part: &mut Field<'_>) -> Result<Option<Bytes>, Problem> {
+        let chunk = in_time(part.chunk()).await?;
+        self.bytes += chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
+        match self.is_enough(self.began.elapsed()) {
+            true => Ok(chunk),
+            false => Err(late()),
+        }
+    }
+
+    fn is_enough(&self, passed: Duration) -> bool {
+        self.bytes / SLOWEST >= passed.saturating_sub(SILENCE).as_secs()
     }
 }
 
 /// Fetches a file from a ship, as the session.
 #[utoipa::path(get, path = "/ship/{ship_id}/download", tag = "files",
-    params(("ship_id" = String, Path, description = "The ship"), ("X-SESSION-ID" = String, Header, description = "The session", min_length = 1, max_length = 256, pattern = "^[!-~]+$"),
-        ("file_path" = String, Query, description = "The file; a relative path begins at the session's workspace")),
+    params(("ship_id" = String, Path, description = "The ship"), ("X-SESSION-ID" = String, Header, description = "The session", min_length = 1, max_length = 256, pattern = "^[!-~]([ -~]*[!-~])?$"),
+        ("file_path" = String, Query, min_length = 1, max_length = 4096, description = "The file; a relative path begins at the session's workspace")),
     responses((status = 200, body = Vec<u8>, content_type = "application/octet-stream", description = "Its content"), (status = 400, body = Detail, description = "It is no file"),
         (status = 403, body = Detail, description = "The session is not aboard, or the path is outside"), (status = 404, body = Detail, description = "Ship or file not found")))]
 pub(super) async fn download(
@@ -246,7 +287,15 @@ fn attachment(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::attachment;
+    use super::*;
+
+    #[test]
+    fn an_upload_may_be_slow_at_first_but_not_for_ever() {
+        let after =
+            |bytes, seconds| Pace { began: Instant::now(), bytes }.is_enough(Duration::from_secs(seconds));
+        assert!(after(0, 30) && after(1024, 31) && after(100 << 20, 100_000));
+        assert!(!after(0, 31) && !after(1000, 40) && !after(1 << 20, 2000));
+    }
 
     #[test]
     fn any_name_can_be_told() {

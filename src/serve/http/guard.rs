@@ -30,6 +30,10 @@ pub(in crate::serve) enum Hosts {
     Address(IpAddr),
 }
 
+/// Of a request that says more than once how long it is, of which the headers do not show all.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::serve) struct TwoLengths;
+
 /// What is checked of requests.
 #[derive(Debug)]
 pub(super) struct Guard {
@@ -75,8 +79,8 @@ impl Guard {
         if let Some(twice) = SINGLE.iter().find(|name| headers.get_all(**name).iter().count() > 1) {
             return Err(Problem::new(400, format!("Duplicate header: {twice}")));
         }
-        if headers.contains_key(header::CONTENT_LENGTH) && headers.contains_key(header::TRANSFER_ENCODING) {
-            return Err(Problem::new(400, "Both Content-Length and Transfer-Encoding"));
+        if request.extensions().get::<TwoLengths>().is_some() {
+            return Err(Problem::new(400, "More than one Content-Length or Transfer-Encoding"));
         }
         let host = match headers.get(header::HOST).map(HeaderValue::to_str) {
             Some(Ok(host)) => host,
@@ -107,7 +111,7 @@ fn without_port(host: &str) -> &str {
 pub(super) async fn check(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
     let origin = match guard.judge(&request) {
         Ok(origin) => origin,
-        Err(problem) => return Trouble::from(problem).into_response(),
+        Err(problem) => return refused(&request, problem),
     };
     let asks = request.method() == Method::OPTIONS
         && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
@@ -125,6 +129,15 @@ pub(super) async fn check(State(guard): State<Arc<Guard>>, request: Request, nex
         }
     }
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// After a request whose end is not certain the connection ends.
+fn refused(request: &Request, problem: Problem) -> Response {
+    let mut response = Trouble::from(problem).into_response();
+    if request.extensions().get::<TwoLengths>().is_some() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     response
 }
 

@@ -13,8 +13,7 @@ use serde_json::json;
 use utoipa::ToSchema;
 
 use super::answer::{Detail, Trouble};
-use super::fields::{self, Fields, Invalid, LONGEST_TTL};
-use super::ships::MOST_SESSIONS;
+use super::fields::{self, Fields, Invalid};
 use crate::serve::fleet::view::ShipView;
 use crate::serve::fleet::{ChangesView, Fleet, ForkAsk, SnapshotView, SnapshotsView};
 use crate::serve::problem::Problem;
@@ -59,8 +58,7 @@ pub(super) async fn create(
     headers: HeaderMap,
     body: Body,
 ) -> Result<(StatusCode, Json<SnapshotView>), Trouble> {
-    let body =
-        fields::read(&headers, body).await?.filter(|body| !body.is_null()).unwrap_or_else(|| json!({}));
+    let body = fields::read_or_empty(&headers, body).await?;
     let mut wrong = Invalid::default();
     let message = Fields::of(Some(body), &mut wrong).and_then(|mut fields| {
         let message = fields.optional_text("message");
@@ -99,7 +97,7 @@ pub(super) async fn restore(
 
 /// Makes a ship for the session that begins where another one is, or was. They do not depend on each other.
 #[utoipa::path(post, path = "/ship/{ship_id}/fork", tag = "history", request_body = ForkShip,
-    params(("ship_id" = String, Path, description = "The ship"), ("X-SESSION-ID" = String, Header, description = "The session", min_length = 1, max_length = 256, pattern = "^[!-~]+$")),
+    params(("ship_id" = String, Path, description = "The ship"), ("X-SESSION-ID" = String, Header, description = "The session", min_length = 1, max_length = 256, pattern = "^[!-~]([ -~]*[!-~])?$")),
     responses((status = 201, body = ShipView, description = "The new ship"), (status = 404, body = Detail, description = "Ship or snapshot not found"), (status = 408, body = Detail, description = "No ship has gone in time"), (status = 409, body = Detail, description = "It cannot be made now")))]
 pub(super) async fn fork(
     State(fleet): State<Arc<Fleet>>,
@@ -111,11 +109,10 @@ pub(super) async fn fork(
     let mut wrong = Invalid::default();
     let session = fields::session(&headers, &mut wrong);
     let ask = Fields::of(body, &mut wrong).map(|mut fields| {
-        let ttl = fields.positive("ttl", LONGEST_TTL, None);
-        let sessions = fields.positive("max_session_num", MOST_SESSIONS, Some(1));
+        let (ttl, max_sessions) = (fields.ttl(None), fields.seats());
         let snapshot = fields.optional_text("snapshot");
         fields.end();
-        ForkAsk { ttl, max_sessions: u32::try_from(sessions).unwrap_or(u32::MAX), snapshot }
+        ForkAsk { ttl, max_sessions, snapshot }
     });
     wrong.check()?;
     let ask = ask.ok_or_else(|| Problem::new(422, "Field required"))?;

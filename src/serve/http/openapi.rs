@@ -27,7 +27,7 @@ const OPEN: [&str; 3] = ["/", "/health", "/stat"];
     paths(
         about::root, about::health, about::stat, about::overview, about::metrics,
         ships::list, ships::create, ships::get, ships::delete, ships::delete_for_ever, ships::start, ships::extend, ships::logs,
-        exec::exec, files::upload, files::download, terminal::connect,
+        exec::exec, exec::kill, files::upload, files::download, terminal::connect,
         sessions::list, sessions::get, sessions::of_ship, sessions::extend, sessions::delete,
         history::create, history::list, history::restore, history::fork, history::diff,
     ),
@@ -121,6 +121,6 @@ mod tests {
         for name in ["Detail", "Invalidity", "Ship", "Session", "ExtendTtl"] {
             assert!(api["components"]["schemas"][name].is_object(), "{name}");
         }
-        assert_eq!(summary().len(), 27);
+        assert_eq!(summary().len(), 28);
     }
 }

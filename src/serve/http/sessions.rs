@@ -11,7 +11,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::answer::{Detail, Trouble};
-use super::fields::{self, Fields, Invalid, LONGEST_TTL};
+use super::fields;
 use super::ships::ExtendTtl;
 use crate::serve::fleet::Fleet;
 use crate::serve::fleet::view::SessionView;
@@ -78,13 +78,7 @@ pub(super) async fn extend(
     if body.as_ref().and_then(|body| body["ttl"].as_f64()).is_some_and(|ttl| ttl <= 0.0) {
         return Err(Problem::new(400, "TTL must be greater than 0").into());
     }
-    let mut wrong = Invalid::default();
-    let ttl = Fields::of(body, &mut wrong).map_or(0, |mut fields| {
-        let ttl = fields.positive("ttl", LONGEST_TTL, None);
-        fields.end();
-        ttl
-    });
-    wrong.check()?;
+    let ttl = fields::ttl(body)?;
     Ok(Json(fleet.extend_session(&name, ttl).await?))
 }
 

@@ -12,14 +12,12 @@ use serde_json::json;
 use utoipa::ToSchema;
 
 use super::answer::{Detail, Trouble};
-use super::fields::{self, Fields, Invalid, LONGEST_TTL, SESSION};
+use super::fields::{self, Fields, Invalid, SESSION};
 use crate::serve::fleet::view::ShipView;
 use crate::serve::fleet::{Ask, Fleet};
 use crate::serve::problem::Problem;
 use crate::serve::spec::{ShipSpec, parse_size, valid_cpus};
 
-/// Sessions that may be aboard of one ship.
-pub(super) const MOST_SESSIONS: u64 = 10_000;
 /// What a ship that is started again gets unless told otherwise, in seconds.
 const DEFAULT_TTL: u64 = 3600;
 
@@ -80,7 +78,7 @@ pub(super) async fn list(State(fleet): State<Arc<Fleet>>) -> Json<Vec<ShipView>>
 /// Finds a ship for the session, or makes one: the one that it is aboard of; the one that it was aboard of, which is
 /// started again; one with room; a new one.
 #[utoipa::path(post, path = "/ship", tag = "ships", request_body = CreateShip,
-    params(("X-SESSION-ID" = String, Header, description = "The session", min_length = 1, max_length = 256, pattern = "^[!-~]+$")),
+    params(("X-SESSION-ID" = String, Header, description = "The session", min_length = 1, max_length = 256, pattern = "^[!-~]([ -~]*[!-~])?$")),
     responses((status = 201, body = ShipView, description = "The ship"), (status = 408, body = Detail, description = "No ship has gone in time")))]
 pub(super) async fn create(
     State(fleet): State<Arc<Fleet>>,
@@ -91,12 +89,12 @@ pub(super) async fn create(
     let mut wrong = Invalid::default();
     let session = fields::session(&headers, &mut wrong);
     let ask = Fields::of(body, &mut wrong).map(|mut fields| {
-        let ttl = fields.positive("ttl", LONGEST_TTL, None);
+        let ttl = fields.ttl(None);
         let spec = fields.within("spec", spec);
-        let sessions = fields.positive("max_session_num", MOST_SESSIONS, Some(1));
+        let max_sessions = fields.seats();
         let new = fields.boolean("force_create", false);
         fields.end();
-        Ask { ttl, spec, max_sessions: u32::try_from(sessions).unwrap_or(u32::MAX), new }
+        Ask { ttl, spec, max_sessions, new }
     });
     wrong.check()?;
     // Nothing is wrong, so it was there.
@@ -159,7 +157,7 @@ pub(super) async fn delete_for_ever(
 
 /// Starts a ship that was stopped: for the session of the request, or else for all that were aboard.
 #[utoipa::path(post, path = "/ship/{ship_id}/start", tag = "ships", request_body(content = Option<StartShip>),
-    params(("ship_id" = String, Path, description = "The ship"), ("X-SESSION-ID" = Option<String>, Header, description = "The session", min_length = 1, max_length = 256, pattern = "^[!-~]+$")),
+    params(("ship_id" = String, Path, description = "The ship"), ("X-SESSION-ID" = Option<String>, Header, description = "The session", min_length = 1, max_length = 256, pattern = "^[!-~]([ -~]*[!-~])?$")),
     responses((status = 200, body = ShipView, description = "The ship"), (status = 404, body = Detail, description = "Ship not found"), (status = 408, body = Detail, description = "No ship has gone in time")))]
 pub(super) async fn start(
     State(fleet): State<Arc<Fleet>>,
@@ -167,12 +165,11 @@ pub(super) async fn start(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<ShipView>, Trouble> {
-    let body =
-        fields::read(&headers, body).await?.filter(|body| !body.is_null()).unwrap_or_else(|| json!({}));
+    let body = fields::read_or_empty(&headers, body).await?;
     let mut wrong = Invalid::default();
     let session = headers.contains_key(SESSION).then(|| fields::session(&headers, &mut wrong));
     let ttl = Fields::of(Some(body), &mut wrong).map_or(DEFAULT_TTL, |mut fields| {
-        let ttl = fields.positive("ttl", LONGEST_TTL, Some(DEFAULT_TTL));
+        let ttl = fields.ttl(Some(DEFAULT_TTL));
         fields.end();
         ttl
     });
@@ -190,21 +187,8 @@ pub(super) async fn extend(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<ShipView>, Trouble> {
-    let ttl = ttl(&headers, body).await?;
+    let ttl = fields::ttl(fields::read(&headers, body).await?)?;
     Ok(Json(fleet.extend(&id, ttl).await?))
-}
-
-/// A body with nothing but a time.
-pub(super) async fn ttl(headers: &HeaderMap, body: Body) -> Result<u64, Trouble> {
-    let body = fields::read(headers, body).await?;
-    let mut wrong = Invalid::default();
-    let ttl = Fields::of(body, &mut wrong).map_or(0, |mut fields| {
-        let ttl = fields.positive("ttl", LONGEST_TTL, None);
-        fields.end();
-        ttl
-    });
-    wrong.check()?;
-    Ok(ttl)
 }
 
 /// What a ship logged; nothing for one that is not up.

@@ -1,4 +1,4 @@
-//! Commands of a session: `shell/exec`, `shell/processes`, `shell/cwd`.
+//! Commands of a session: `shell/exec`, `shell/processes`, `shell/kill`, `shell/cwd`.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -6,18 +6,21 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::foreground;
-use super::payload::{Answer, take};
+use super::payload::{Answer, Refusal, take};
 use super::session::Session;
 use super::users::User;
 use crate::{ErrorKind, ExecOptions, Process, ProcessInfo, SpawnOptions, Vessel};
 
 /// Seconds that a command may take when nobody says.
 const TIMEOUT: i64 = 30;
+/// How long a process that was killed may take to be gone.
+const GONE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Deserialize)]
 struct Exec {
@@ -172,8 +175,57 @@ pub(super) async fn processes(vessel: &Vessel, user: &User) -> Answer {
                 all.iter().filter(|process| process.user == user.spec()).map(shown).collect();
             Answer::ok(json!({"processes": own}))
         }
-        Err(error) => super::payload::Refusal::failed("Failed to list processes", &error).into(),
+        Err(error) => Refusal::failed("Failed to list processes", &error).into(),
     }
+}
+
+#[derive(Debug, Deserialize)]
+struct Kill {
+    process_id: String,
+    #[serde(default = "sigkill")]
+    signal: i32,
+}
+
+fn sigkill() -> i32 {
+    Signal::KILL.as_raw()
+}
+
+/// Sends a signal to a process in the background, SIGKILL unless another is asked for, and answers what became of it: with
+/// SIGKILL all that it started is gone then. One that has ended is answered as it ended.
+pub(super) async fn signal(vessel: &Vessel, user: &User, payload: &Value) -> Answer {
+    let request: Kill = match take(payload) {
+        Ok(request) => request,
+        Err(answer) => return answer,
+    };
+    match send(vessel, user, &request).await {
+        Ok(Some(process)) => {
+            let mut body = shown(&process);
+            body["success"] = true.into();
+            Answer::ok(body)
+        }
+        Ok(None) => Refusal::new(404, format!("Process not found: {}", request.process_id)).into(),
+        Err(error) => Refusal::failed("Failed to signal the process", &error).into(),
+    }
+}
+
+async fn send(vessel: &Vessel, user: &User, request: &Kill) -> crate::Result<Option<ProcessInfo>> {
+    let all = vessel.processes().await?;
+    // Those of others are nobody's business.
+    let asked =
+        |process: &&ProcessInfo| process.user == user.spec() && known_as(&process.id).1 == request.process_id;
+    let Some(found) = all.iter().find(asked) else { return Ok(None) };
+    let process = vessel.process(&found.id).await?;
+    if found.end.is_none() {
+        match process.signal(request.signal).await {
+            // It has ended since.
+            Err(error) if error.kind() == ErrorKind::Conflict => {}
+            sent => sent?,
+        }
+        if request.signal == sigkill() {
+            let _ = tokio::time::timeout(GONE, process.wait()).await;
+        }
+    }
+    process.info().await.map(Some)
 }
 
 fn shown(process: &ProcessInfo) -> Value {
@@ -213,7 +265,7 @@ pub(super) async fn end(vessel: &Vessel, user: &User) {
 
 async fn kill(process: &Process) {
     // It may have ended since.
-    if process.signal(rustix::process::Signal::KILL.as_raw()).await.is_ok() {
-        let _ = tokio::time::timeout(Duration::from_secs(5), process.wait()).await;
+    if process.signal(sigkill()).await.is_ok() {
+        let _ = tokio::time::timeout(GONE, process.wait()).await;
     }
 }
