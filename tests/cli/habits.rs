@@ -52,3 +52,17 @@ fn verbs_of_other_tools_are_answered_with_what_is_here() {
     assert_eq!(asked.stdout, bin().args(["exec", "--help"]).succeeds().stdout);
     bin().args(["help", "fly"]).refused("invalid_argument");
 }
+
+#[test]
+fn what_has_no_name_is_imported_with_one_and_the_error_says_how() {
+    let shell = Shell::empty();
+    let tar = shell.base_tar();
+    let directory = shell.beside("rootfs");
+    std::fs::create_dir_all(directory.join("etc")).unwrap();
+    std::fs::write(directory.join("etc/motd"), "hello").unwrap();
+    for path in [&tar, &directory] {
+        let error = shell.call(["image", "import"]).arg(path).refused("invalid_argument");
+        assert!(error["remedy"].as_str().is_some_and(|remedy| remedy.contains("--ref")), "{error}");
+        shell.import(path, "named:1");
+    }
+}

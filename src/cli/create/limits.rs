@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use vesselrt::settings::Limits;
+use vesselrt::settings::{Limits, parse_bytes};
 
 /// Limits of a command, or of all commands of a vessel together.
 #[derive(Debug, Clone, Args)]
@@ -93,20 +93,7 @@ pub(in crate::cli) fn or_none<T>(
 /// # Errors
 /// A text for the user.
 pub(in crate::cli) fn bytes(text: &str) -> Result<u64, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let wrong = || format!("{text:?} is not a size such as 65536, 64k, 512m or 2g");
-    let shift = match unit.to_ascii_lowercase().as_str() {
-        "" | "b" => 0,
-        "k" | "kb" | "kib" => 10,
-        "m" | "mb" | "mib" => 20,
-        "g" | "gb" | "gib" => 30,
-        "t" | "tb" | "tib" => 40,
-        _ => return Err(wrong()),
-    };
-    let number: u64 = number.parse().map_err(|_| wrong())?;
-    // What is above the range of off_t is no size of anything.
-    number.checked_mul(1 << shift).filter(|bytes| i64::try_from(*bytes).is_ok()).ok_or_else(wrong)
+    parse_bytes(text).ok_or_else(|| format!("{text:?} is not a size such as 65536, 64k, 512m or 2g"))
 }
 
 /// Processors in thousandths: `2`, `1.5`, `0.125`.
