@@ -93,8 +93,14 @@ const MEANT: &[(&str, &str)] = &[
 
 /// Flags of docker and podman that have another name here, and the verbs that they were typed after.
 const FLAGS: &[(&[&str], &[&str], &str)] = &[
+    (
+        &["create", "exec", "run"],
+        &["--cap-add", "--device", "--privileged", "--security-opt"],
+        "commands never get more rights than docs/security.md says",
+    ),
     (&["create", "run"], &["--name"], "the name of a vessel is its id: `--id NAME`"),
     (&["create", "run"], &["--net"], "`--network none|isolated|host`"),
+    (&["exec", "run"], &["--tty"], "`--terminal`, or `-t`"),
     (&["logs"], &["-n"], "`--tail N`"),
     (&["ls"], &["--all", "-a"], "vessels that do not run are listed, too"),
     (&["ps"], &["--all", "-a"], LIST),
