@@ -5,6 +5,7 @@
 //! environment.
 #![forbid(unsafe_code)]
 
+mod batch;
 mod bench;
 mod commit;
 mod completions;
@@ -17,6 +18,7 @@ mod exec;
 mod failure;
 mod fork;
 mod fs;
+mod habits;
 mod image;
 mod network;
 mod output;
@@ -166,6 +168,9 @@ enum Verb {
     Upkeep(session::Upkeep),
     /// Print the completions of a shell
     Completions(completions::Completions),
+    /// Print the help of a verb
+    #[command(hide = true)]
+    Help(habits::Help),
 }
 
 /// Parses, runs, prints, and says how it went.
@@ -180,7 +185,7 @@ pub(crate) fn main() -> ExitCode {
     }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => return not_parsed(&error),
+        Err(error) => return not_parsed(error),
     };
     let context = Context::new(cli.globals);
     if matches!(cli.verb, Verb::Upkeep(_))
@@ -240,7 +245,7 @@ async fn dispatch(verb: Verb, context: &Context) -> Outcome<ExitCode> {
         Verb::Kill(args) => process::kill(args, context).await?,
         Verb::Wait(args) => return process::wait(&args, context).await,
         Verb::Run(args) => return run::run(args, context).await,
-        Verb::Start(args) => session::start(&args, context).await?,
+        Verb::Start(args) => session::start(args, context).await?,
         Verb::Stop(args) => session::stop(args, context).await?,
         Verb::Update(args) => update::update(args, context).await?,
         Verb::Stats(args) => stats::stats(args, context).await?,
@@ -269,22 +274,25 @@ async fn dispatch(verb: Verb, context: &Context) -> Outcome<ExitCode> {
         Verb::Demo(args) => return demo::run(args, context).await,
         Verb::Upkeep(args) => session::upkeep(&args, context).await?,
         Verb::Completions(args) => completions::run(&args, context)?,
+        Verb::Help(args) => return habits::help(&args),
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Help and version are no errors; what is not understood is one of ours.
-fn not_parsed(error: &clap::Error) -> ExitCode {
+fn not_parsed(error: clap::Error) -> ExitCode {
     if matches!(error.kind(), ClapErrorKind::DisplayHelp | ClapErrorKind::DisplayVersion) {
-        return output::rendered(error);
+        return output::rendered(&error);
     }
     // Nothing was parsed: look for the flag as typed, before the command of somebody else begins.
     let typed =
         std::env::args_os().skip(1).take_while(|arg| arg != "--").any(|arg| arg == OsStr::new("--json"));
     if typed {
-        return output::failed(true, &Failure::invalid(first_paragraph(&error.to_string())));
+        let failure = Failure::invalid(first_paragraph(&error.to_string()));
+        let tip = habits::tip(&error);
+        return output::failed(true, &tip.into_iter().fold(failure, Failure::remedy));
     }
-    let _ = output::rendered(error);
+    let _ = output::rendered(&habits::mend(error));
     ExitCode::from(failure::OURS)
 }
 

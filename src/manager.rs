@@ -433,7 +433,7 @@ impl ManagerInner {
             .map_err(|e| Error::invalid(format!("invalid id of a vessel: {id:?}")).with_source(e))?;
         let bytes = match self.storage.load_vessel_manifest(id).await {
             Err(e) if e.kind() == vesselrt_storage::StorageErrorKind::NotFound => {
-                return Err(Error::not_found(format!("vessel not found: {id}")));
+                return Err(open::unknown(id));
             }
             other => {
                 other.map_err(|e| Error::storage(format!("failed to load the manifest of vessel {id}"), e))?

@@ -78,7 +78,10 @@ impl Store {
     /// Opens the store at `root`, or makes one. `mapping` says what this user can have on this host.
     pub(crate) fn open(root: &Path, mapping: impl FnOnce() -> Result<IdMapping>) -> Result<Self> {
         let shown = root.display();
-        let failed = |e| Error::io(format!("failed to create the store {shown}"), e);
+        let failed = |e| {
+            Error::io(format!("failed to create the store {shown}"), e)
+                .with_remedy("use a directory of yours: --root DIR, or the variable VESSELRT_ROOT")
+        };
         let root = std::path::absolute(root).map_err(failed)?;
         if root.to_str().is_none() {
             // libcontainer reads the mount table as text, and the path of the store is in it.

@@ -1,6 +1,7 @@
 //! The command line's contracts: what each verb prints, in text and in JSON, and what it leaves behind.
 #![forbid(unsafe_code)]
 
+mod habits;
 mod left;
 mod sessions;
 mod stores;

@@ -147,7 +147,7 @@ async fn sweep(store: &Store, operation: &Operation, steps: &[(Scarce, u64)]) {
         return;
     }
     let small = Small::new(store);
-    let mut failures = 0;
+    let (mut failures, mut advised) = (0, 0);
     for &(scarce, step) in steps {
         let mut successes = 0;
         for room in (0..ENOUGH).step_by(usize::try_from(step).unwrap()) {
@@ -167,6 +167,7 @@ async fn sweep(store: &Store, operation: &Operation, steps: &[(Scarce, u64)]) {
                 let text = String::from_utf8_lossy(&done.stderr);
                 assert!(!text.contains("panicked") && done.status.code() == Some(125), "{what}: {done:?}");
                 assert!(text.contains("No space left on device"), "{what}: {text}");
+                advised += usize::from(text.contains("remedy: make room"));
             }
             before.is_whole(&small, operation, &what);
             if successes == SURE {
@@ -176,6 +177,7 @@ async fn sweep(store: &Store, operation: &Operation, steps: &[(Scarce, u64)]) {
         }
     }
     assert!(failures > 2 || operation.args == ["gc"], "only {failures} attempts failed");
+    assert_eq!(failures > 0, advised > 0, "what to do is told with {advised} of {failures} failures");
 }
 
 async fn a_snapshot_in_a_full_store_is_there_or_not(store: &Store) {

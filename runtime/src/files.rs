@@ -3,7 +3,7 @@
 //! The tree belongs to the guest and may change under every step. Paths are resolved by the kernel under a [`Root`], and
 //! from there on everything goes by descriptors and single names that are never followed; nothing is opened that could
 //! block or act by being opened. `/` is the root of the tree and symlinks mean what they mean inside.
-//! Failures are [`Fault`]s, ready for the wire: `open "/x": no such file or directory`.
+//! Failures are [`Fault`]s, ready for the wire: `failed to open "/x": no such file or directory`.
 //! Sources: openat2(2), open(2), unlink(2), rename(2), Documentation/filesystems/overlayfs.rst.
 #![forbid(unsafe_code)]
 

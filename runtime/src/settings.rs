@@ -7,6 +7,7 @@
 mod limits;
 mod mounts;
 pub mod network;
+mod size;
 
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +15,7 @@ pub use limits::{LEAST_MEMORY, LEAST_MILLI_CPUS, LimitError, Limits};
 pub(crate) use mounts::reserved;
 pub use mounts::{MAX_MOUNTS, Mount, MountError, MountSource, check_mounts, check_volume_name};
 pub use network::{Network, NetworkError, NetworkMode};
+pub use size::parse_bytes;
 
 /// What a vessel's commands may use of the host. The default is what a vessel gets that asks for nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -10,8 +10,9 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
-use vesselrt::{CreateOptions, Manager, OverlayDriver, Vessel, VesselManifest, VesselStatus};
+use vesselrt::{CreateOptions, ErrorKind, Manager, OverlayDriver, Vessel, VesselManifest, VesselStatus};
 
+use super::batch::Batch;
 use super::registry::{Transfers, When};
 use super::tables::{Table, ago, short};
 use super::values::{self, printable};
@@ -92,8 +93,16 @@ pub(super) struct Inspect {
 
 /// Arguments of `rm`.
 #[derive(Debug, Args)]
-#[command(after_long_help = "A vessel that runs is stopped first, commands and all.")]
+#[command(after_long_help = "\
+A vessel that runs is stopped first, commands and all, with --force or without.
+
+Examples:
+  vesselrt rm build
+  vesselrt ls -q | xargs vesselrt rm --force")]
 pub(super) struct Rm {
+    /// A vessel that is not there is no error
+    #[arg(short, long)]
+    force: bool,
     /// Ids of vessels
     #[arg(value_name = "ID", required = true)]
     ids: Vec<String>,
@@ -160,7 +169,7 @@ pub(super) async fn ls(_: &Ls, context: &Context) -> Outcome {
 async fn status(manager: &Manager, id: &str) -> Outcome<Option<VesselStatus>> {
     match manager.vessel_status(id).await {
         Ok(status) => Ok(Some(status)),
-        Err(e) if e.kind() == vesselrt::ErrorKind::NotFound => Ok(None),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e.into()),
     }
 }
@@ -202,17 +211,16 @@ pub(super) async fn inspect(args: &Inspect, context: &Context) -> Outcome {
 
 pub(super) async fn rm(args: Rm, context: &Context) -> Outcome {
     let manager = context.manager().await?;
-    let mut removed = Vec::new();
-    let mut failure = None;
+    let mut removed = Batch::default();
     for id in args.ids {
         match manager.delete_vessel(&id).await {
-            Ok(()) => removed.push(id),
-            Err(e) => failure = failure.or(Some(e)),
+            Err(e) if args.force && e.kind() == ErrorKind::NotFound => {}
+            deleted => removed.note(id, deleted),
         }
     }
     // The space is free when this ends, and not some time later.
     manager.close().await?;
-    context.finish_ids(&removed, failure)
+    removed.finish(context)
 }
 
 /// The manifest with its stored field names, and what is only known now beside them.

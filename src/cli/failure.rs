@@ -14,6 +14,10 @@ pub(crate) const NOT_EXECUTABLE: u8 = 126;
 /// The exit code of a program that is not there (POSIX sh, 2.8.2).
 pub(crate) const NO_COMMAND: u8 = 127;
 
+/// What to do when the disk is full.
+const MAKE_ROOM: &str =
+    "make room on that disk: `vesselrt du` shows what vessels take, `vesselrt gc` removes what nothing needs";
+
 /// The result of a verb.
 pub(crate) type Outcome<T = ()> = Result<T, Failure>;
 
@@ -147,10 +151,14 @@ impl Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        let quiet = std::iter::successors(error.source(), |e| (*e).source())
-            .filter_map(|e| e.downcast_ref::<io::Error>())
-            .any(|e| e.kind() == io::ErrorKind::BrokenPipe);
-        let remedy = error.remedy().map(str::to_owned);
+        let because = |kind| {
+            std::iter::successors(error.source(), |e| (*e).source())
+                .filter_map(|e| e.downcast_ref::<io::Error>())
+                .any(|e| e.kind() == kind)
+        };
+        let quiet = because(io::ErrorKind::BrokenPipe);
+        let full = || because(io::ErrorKind::StorageFull).then_some(MAKE_ROOM);
+        let remedy = error.remedy().or_else(full).map(str::to_owned);
         Self { kind: error.kind().as_str(), message: error.chain(), remedy, code: OURS, quiet }
     }
 }

@@ -11,6 +11,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use vesselrt::{ImageImport, ImageRecord, ImageUsage, ImportProgress};
 
+use super::batch::Batch;
 use super::progress::Progress;
 use super::tables::{Table, ago, short, size};
 use super::values::printable;
@@ -211,17 +212,14 @@ async fn inspect(args: &Which, context: &Context) -> Outcome {
 
 async fn rm(args: Rm, context: &Context) -> Outcome {
     let manager = context.manager().await?;
-    let mut removed = Vec::new();
-    let mut failure = None;
+    let mut removed = Batch::default();
     for reference in args.references {
-        match manager.remove_image(&reference).await {
-            Ok(()) => removed.push(reference),
-            Err(e) => failure = failure.or(Some(e)),
-        }
+        let outcome = manager.remove_image(&reference).await;
+        removed.note(reference, outcome);
     }
     // The space is free when this ends, and not some time later.
     manager.close().await?;
-    context.finish_ids(&removed, failure)
+    removed.finish(context)
 }
 
 pub(super) fn to_json(image: &ImageRecord) -> Value {

@@ -22,6 +22,13 @@ pub(crate) fn failed(json: bool, failure: &Failure) -> ExitCode {
     code
 }
 
+/// Tells a failure that another one stands for.
+pub(crate) fn also(failure: &Failure) {
+    if !failure.is_quiet() {
+        let _ = io::stderr().lock().write_all(failure.text().as_bytes());
+    }
+}
+
 /// Prints one event as a line of JSON. Whoever has left hears of the end by the exit code.
 pub(crate) fn event(value: &serde_json::Value) {
     let _ = writeln!(io::stdout().lock(), "{value}");

@@ -14,6 +14,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use vesselrt::{EndCause, ProcessEnd, ProcessInfo};
 
+use super::batch::Batch;
 use super::failure::OURS;
 use super::tables::{Table, ago};
 use super::values::printable;
@@ -91,18 +92,15 @@ pub(super) async fn ps(args: &Ps, context: &Context) -> Outcome {
 /// Prints the ids of those that got it.
 pub(super) async fn kill(args: Kill, context: &Context) -> Outcome {
     let manager = context.manager().await?;
-    let (mut done, mut failure) = (Vec::new(), None);
+    let mut signalled = Batch::default();
     for id in args.processes {
         let sent = match manager.process(&args.id, &id).await {
             Ok(process) => process.signal(args.signal).await,
             Err(error) => Err(error),
         };
-        match sent {
-            Ok(()) => done.push(id),
-            Err(error) => failure = failure.or(Some(error)),
-        }
+        signalled.note(id, sent);
     }
-    context.finish_ids(&done, failure)
+    signalled.finish(context)
 }
 
 pub(super) async fn wait(args: &Wait, context: &Context) -> Outcome<ExitCode> {

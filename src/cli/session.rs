@@ -4,6 +4,7 @@
 use clap::Args;
 use vesselrt::Manager;
 
+use super::batch::Batch;
 use super::{Context, Outcome};
 
 /// Arguments of `start`.
@@ -28,17 +29,14 @@ pub(super) struct Stop {
     all: bool,
 }
 
-pub(super) async fn start(args: &Start, context: &Context) -> Outcome {
+pub(super) async fn start(args: Start, context: &Context) -> Outcome {
     let manager = context.manager().await?;
-    let mut started = Vec::new();
-    let mut failure = None;
-    for id in &args.ids {
-        match keep(&manager, id).await {
-            Ok(()) => started.push(id.clone()),
-            Err(e) => failure = failure.or(Some(e)),
-        }
+    let mut started = Batch::default();
+    for id in args.ids {
+        let kept = keep(&manager, &id).await;
+        started.note(id, kept);
     }
-    context.finish_ids(&started, failure)
+    started.finish(context)
 }
 
 async fn keep(manager: &Manager, id: &str) -> Result<(), vesselrt::Error> {
@@ -53,16 +51,14 @@ pub(super) async fn stop(args: Stop, context: &Context) -> Outcome {
     if args.all {
         return context.print_ids(&manager.stop_all().await?);
     }
-    let mut stopped = Vec::new();
-    let mut failure = None;
+    let mut stopped = Batch::default();
     for id in args.ids {
         match manager.stop_vessel(&id).await {
-            Ok(true) => stopped.push(id),
             Ok(false) => context.note(&format!("{id} did not run")),
-            Err(e) => failure = failure.or(Some(e)),
+            ended => stopped.note(id, ended.map(drop)),
         }
     }
-    context.finish_ids(&stopped, failure)
+    stopped.finish(context)
 }
 
 /// Arguments of `upkeep`.

@@ -7,6 +7,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use vesselrt::Volume;
 
+use super::batch::Batch;
 use super::tables::{Table, ago, size};
 use super::{Context, Failure, Outcome};
 
@@ -115,16 +116,14 @@ async fn inspect(args: &Inspect, context: &Context) -> Outcome {
 
 async fn rm(args: Rm, context: &Context) -> Outcome {
     let manager = context.manager().await?;
-    let (mut removed, mut failure) = (Vec::new(), None);
+    let mut removed = Batch::default();
     for name in args.names {
-        match manager.remove_volume(&name).await {
-            Ok(()) => removed.push(name),
-            Err(e) => failure = failure.or(Some(e)),
-        }
+        let outcome = manager.remove_volume(&name).await;
+        removed.note(name, outcome);
     }
     // The space is free when this ends, and not some time later.
     manager.close().await?;
-    context.finish_ids(&removed, failure)
+    removed.finish(context)
 }
 
 fn to_json(volume: &Volume) -> Outcome<Value> {

@@ -1,6 +1,8 @@
 //! Importing an image, and cleaning up when that fails.
 #![forbid(unsafe_code)]
 
+mod read;
+
 use std::collections::HashSet;
 use std::os::fd::AsFd;
 use std::sync::Arc;

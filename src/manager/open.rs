@@ -307,7 +307,7 @@ fn tidy(store: &Store, dir: BorrowedFd<'_>, state: &VesselState) -> Result<()> {
 }
 
 pub(crate) fn unknown(id: &str) -> Error {
-    Error::not_found(format!("vessel not found: {id}"))
+    Error::not_found(format!("vessel not found: {id}")).with_remedy("`vesselrt ls` shows those of this store")
 }
 
 pub(super) async fn list(manager: &ManagerInner) -> Result<Vec<VesselManifest>> {

@@ -33,14 +33,15 @@ impl Problem {
         Self::Refused { kind: FaultKind::InvalidArgument, why }
     }
 
-    /// The fault `operation "path": reason`, the paths escaped.
+    /// The fault `failed to operation "path": reason`, the paths escaped.
     pub(super) fn fault(self, operation: &str, paths: &[&[u8]]) -> Fault {
         let (kind, errno, reason) = match self {
             Self::Os(error) => (kind(&error), error.raw_os_error(), reason(&error)),
             Self::Refused { kind, why } => (kind, None, why.to_owned()),
         };
         let paths: Vec<_> = paths.iter().map(|path| format!("{:?}", OsStr::from_bytes(path))).collect();
-        Fault { kind, message: format!("{operation} {}: {reason}", paths.join(" to ")), errno, remedy: None }
+        let message = format!("failed to {operation} {}: {reason}", paths.join(" to "));
+        Fault { kind, message, errno, remedy: None }
     }
 }
 

@@ -20,13 +20,13 @@ use rustix::fs::{AtFlags, Mode, OFlags, fchmod, fstat, mkdirat, openat, statat, 
 pub(crate) use attrs::list_xattrs;
 
 use self::attrs::Defaults;
-use self::dirs::{DirCache, DirState, DirTable};
+use self::dirs::DirState;
 use self::fault::{During, Fault, Step};
 use self::lower::Lowers;
 use self::tree::Tree;
 use super::entry::{Op, Reject, Rules, plan};
 use super::path::{PathError, TreePath, escape};
-use super::report::{UnpackReport, Warnings};
+use super::report::UnpackReport;
 use super::tar::{Entry, ParseError, TarReader};
 use super::{Dialect, IdPolicy, Limits, TreeFormat};
 
@@ -241,21 +241,9 @@ pub(super) fn unpack_entries<R: BufRead>(
     let dest = &openat(dest, ".", flags, Mode::empty()).during("open").map_err(destination)?;
     let dest = dest.as_fd();
     let mut tree = Tree {
-        root: dest,
-        base: Vec::new(),
         lowers: Lowers(lowers),
-        all_below: options.all_below,
-        format: options.format,
-        ids: options.ids,
-        limits: options.limits,
-        live: false,
         defaults: measure(dest).map_err(destination)?,
-        cache: DirCache::default(),
-        dirs: DirTable::default(),
-        whiteouts: Vec::new(),
-        warnings: Warnings::default(),
-        bytes: 0,
-        steps: 0,
+        ..Tree::new(dest, options)
     };
     let ino = fstat(dest).during("look at").map_err(destination)?.st_ino;
     let root = DirState { parent: ino, path: Vec::new(), meta: None, opaque: false };
@@ -279,23 +267,12 @@ pub fn extract(
 ) -> Result<UnpackReport, UnpackError> {
     let at = at.as_os_str().as_bytes();
     let base = if at.is_empty() { Ok(TreePath::default()) } else { TreePath::clean(at, &options.limits) };
-    let options = UnpackOptions { dialect: Dialect::Plain, format: TreeFormat::Plain, ..*options };
+    let plain = UnpackOptions { dialect: Dialect::Plain, format: TreeFormat::Plain, ..*options };
+    let options = UnpackOptions { all_below: false, ..plain };
     let mut tree = Tree {
-        root,
         base: base.map_err(UnpackError::Place)?.as_bytes().to_vec(),
-        lowers: Lowers(&[]),
-        all_below: false,
-        format: TreeFormat::Plain,
-        ids: options.ids,
-        limits: options.limits,
         live: true,
-        defaults: Defaults::default(),
-        cache: DirCache::default(),
-        dirs: DirTable::default(),
-        whiteouts: Vec::new(),
-        warnings: Warnings::default(),
-        bytes: 0,
-        steps: 0,
+        ..Tree::new(root, &options)
     };
     let input = BufReader::with_capacity(BUFFER, tar);
     run(&mut TarReader::new(input, options.limits, options.allow_missing_end), &mut tree, &options)

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use vesselrt::settings::Limits;
+use vesselrt::settings::{Limits, parse_bytes};
 
 /// Limits of a command, or of all commands of a vessel together.
 #[derive(Debug, Clone, Args)]
@@ -93,20 +93,7 @@ pub(in crate::cli) fn or_none<T>(
 /// # Errors
 /// A text for the user.
 pub(in crate::cli) fn bytes(text: &str) -> Result<u64, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let wrong = || format!("{text:?} is not a size such as 65536, 64k, 512m or 2g");
-    let shift = match unit.to_ascii_lowercase().as_str() {
-        "" | "b" => 0,
-        "k" | "kb" | "kib" => 10,
-        "m" | "mb" | "mib" => 20,
-        "g" | "gb" | "gib" => 30,
-        "t" | "tb" | "tib" => 40,
-        _ => return Err(wrong()),
-    };
-    let number: u64 = number.parse().map_err(|_| wrong())?;
-    // What is above the range of off_t is no size of anything.
-    number.checked_mul(1 << shift).filter(|bytes| i64::try_from(*bytes).is_ok()).ok_or_else(wrong)
+    parse_bytes(text).ok_or_else(|| format!("{text:?} is not a size such as 65536, 64k, 512m or 2g"))
 }
 
 /// Processors in thousandths: `2`, `1.5`, `0.125`.
@@ -134,15 +121,25 @@ pub(in crate::cli) fn shown_cpus(milli_cpus: u32) -> String {
     }
 }
 
+/// A size as it is typed: `512m` where it is that exactly.
+pub(in crate::cli) fn shown_bytes(bytes: u64) -> String {
+    let unit = [("t", 40), ("g", 30), ("m", 20), ("k", 10)]
+        .into_iter()
+        .find(|(_, shift)| bytes >> shift > 0 && bytes.trailing_zeros() >= *shift);
+    match unit {
+        Some((unit, shift)) => format!("{}{unit}", bytes >> shift),
+        None => bytes.to_string(),
+    }
+}
+
 /// One line for each limit that there is: its name, and its value as people read it.
 pub(in crate::cli) fn listed(limits: &Limits) -> Vec<(&'static str, String)> {
-    let size = |bytes: u64| super::super::tables::size(bytes);
     let time = |millis: u64| format!("{:?}", Duration::from_millis(millis));
     let lines = [
         ("cpus", limits.milli_cpus.map(shown_cpus)),
-        ("memory", limits.memory.map(size)),
+        ("memory", limits.memory.map(shown_bytes)),
         ("pids", limits.pids.map(|count| count.to_string())),
-        ("disk", limits.disk.map(size)),
+        ("disk", limits.disk.map(shown_bytes)),
         ("nofile", limits.nofile.map(|count| count.to_string())),
         ("timeout", limits.timeout_ms.map(time)),
     ];
@@ -181,6 +178,10 @@ mod tests {
         for text in ["", "m", "-1", "1.5g", "1x", "1 m", "8388608t", "18446744073709551616"] {
             assert!(bytes(text).is_err(), "{text}");
         }
+        for text in ["0", "1", "1023", "1025", "1500k", "64k", "512m", "1536m", "2g", "3t"] {
+            assert_eq!(shown_bytes(bytes(text).unwrap()), text);
+        }
+        assert_eq!(shown_bytes(1 << 20), "1m");
     }
 
     #[test]

@@ -105,7 +105,7 @@ fn w07_w08_special_files_are_neither_opened_nor_waited_for() {
     for path in ["fifo", "socket", "link"] {
         for flags in [RDONLY, WRONLY, 2, WRONLY | CREATE] {
             let fault = fails(open(&tree.root, path.as_bytes(), flags, 0o600), FaultKind::InvalidArgument);
-            assert_eq!(fault.message, format!("open \"{path}\": not a regular file or directory"));
+            assert_eq!(fault.message, format!("failed to open \"{path}\": not a regular file or directory"));
         }
         fails(tree.write(path, "x"), FaultKind::InvalidArgument);
         assert!(stat(&tree.root, path.as_bytes(), true).is_ok());
@@ -181,7 +181,7 @@ fn w12_names_are_bytes_and_messages_are_escaped() {
     }
     assert_eq!(
         fails(stat(&tree.root, b"/x", true), FaultKind::NotFound).message,
-        "stat \"/x\": no such file or directory"
+        "failed to stat \"/x\": no such file or directory"
     );
 }
 
@@ -244,7 +244,7 @@ fn w20_data_that_breaks_off_leaves_the_old_content() {
     let tree = tree();
     tree.write("f", "old").unwrap();
     let fault = fails(write_file(&tree.root, b"f", 0o644, Breaks(3)), FaultKind::Internal);
-    assert_eq!(fault.message, "write \"f\": the sender went away");
+    assert_eq!(fault.message, "failed to write \"f\": the sender went away");
     assert_eq!(tree.read("f").unwrap(), "old");
     fails(write_file(&tree.root, b"new", 0o644, Breaks(0)), FaultKind::Internal);
     assert!(!tree.path("new").exists());

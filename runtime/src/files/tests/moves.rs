@@ -36,7 +36,7 @@ fn w13_rename_as_the_kernel_does() {
     assert!(tree.path("empty/sub").is_dir() && !tree.path("dir").exists());
     assert_eq!(tree.read("other").unwrap(), "1");
     let fault = fails(rename(&tree.root, b"gone", b"x\ny"), FaultKind::NotFound);
-    assert_eq!(fault.message, "rename \"gone\" to \"x\\ny\": no such file or directory");
+    assert_eq!(fault.message, "failed to rename \"gone\" to \"x\\ny\": no such file or directory");
 }
 
 #[test]

@@ -67,7 +67,7 @@ fn on_a_small_file_system() {
     write_file(&root, b"f", 0o644, &b"old"[..]).unwrap();
     let fault = fails(write_file(&root, b"f", 0o644, &[7; 1 << 20][..]), FaultKind::LimitExceeded);
     assert_eq!(fault.errno, Some(Errno::NOSPC.raw_os_error()));
-    assert_eq!(fault.message, "write \"f\": no space left on device");
+    assert_eq!(fault.message, "failed to write \"f\": no space left on device");
     assert_eq!(fs::read_to_string(scratch("small/f")).unwrap(), "old");
     assert_eq!(fs::read_dir(scratch("small")).unwrap().count(), 1);
 }

@@ -60,7 +60,7 @@ fn remove_takes_files_and_empty_directories_only() {
         fails(remove(&tree.root, path.as_bytes(), true), FaultKind::NotFound);
     }
     let fault = fails(remove(&tree.root, b"full", false), FaultKind::InvalidArgument);
-    assert_eq!(fault.message, "remove \"full\": directory not empty");
+    assert_eq!(fault.message, "failed to remove \"full\": directory not empty");
     assert!(tree.path("full/sub").exists());
 }
 

@@ -14,6 +14,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use super::UnpackOptions;
 use super::attrs::{Defaults, list_xattrs};
 use super::dirs::{Dir, DirCache, DirState, DirTable};
 use super::fault::{During, Fault, Step};
@@ -59,6 +60,29 @@ pub(super) struct Tree<'a> {
     pub(super) warnings: Warnings,
     pub(super) bytes: u64,
     pub(super) steps: u64,
+}
+
+impl<'a> Tree<'a> {
+    /// A tree with no layers below that begins at `root`, of which nothing is known yet.
+    pub(super) fn new(root: BorrowedFd<'a>, options: &UnpackOptions) -> Self {
+        Self {
+            root,
+            base: Vec::new(),
+            lowers: Lowers(&[]),
+            all_below: options.all_below,
+            format: options.format,
+            ids: options.ids,
+            limits: options.limits,
+            live: false,
+            defaults: Defaults::default(),
+            cache: DirCache::default(),
+            dirs: DirTable::default(),
+            whiteouts: Vec::new(),
+            warnings: Warnings::default(),
+            bytes: 0,
+            steps: 0,
+        }
+    }
 }
 
 /// What to do about a parent that is not there.

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::path::Path;
 
+use super::super::parse_bytes;
 use super::{Mount, MountError, MountSource};
 
 /// What `--mount` understands, for messages.
@@ -121,21 +122,9 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// A number of bytes, in powers of 1024.
+/// No size at all would be no limit: tmpfs(5).
 fn bytes(text: &str) -> Option<u64> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let shift = match unit.to_ascii_lowercase().as_str() {
-        "" | "b" => 0,
-        "k" | "kb" | "kib" => 10,
-        "m" | "mb" | "mib" => 20,
-        "g" | "gb" | "gib" => 30,
-        "t" | "tb" | "tib" => 40,
-        _ => return None,
-    };
-    let number: u64 = number.parse().ok()?;
-    // No size at all would be no limit: tmpfs(5).
-    number.checked_mul(1 << shift).filter(|bytes| *bytes > 0 && i64::try_from(*bytes).is_ok())
+    parse_bytes(text).filter(|bytes| *bytes > 0)
 }
 
 impl fmt::Display for Mount {
