@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
+use super::database::{self, failed};
 use super::record::VmRecord;
 use crate::error::{Error, Result};
 use crate::store::dirs;
@@ -54,16 +55,24 @@ impl VmStore {
         self.dir.join(FILE)
     }
 
-    /// The file can be open once only; waits for whoever else has it, which nobody does for long.
+    /// To change it. The file can be open once only; waits for whoever else has it, which nobody does for long.
     fn open<T>(&self, work: impl FnOnce(&Database) -> Result<T>) -> Result<T> {
         let dir = dirs::open_path(&self.dir)?;
         let _lock = lock::wait(dir.as_fd(), LOCK, Mode::Exclusive)?;
-        let path = self.path();
         if !dirs::exists(dir.as_fd(), FILE)? {
             self.make(dir.as_fd())?;
         }
-        let database = Database::open(&path).map_err(|e| failed("open", &path, e))?;
-        work(&database)
+        work(&database::open(&self.path())?)
+    }
+
+    /// To read it, beside others who do; `None` where there is none yet.
+    fn view<T>(&self, work: impl FnOnce(&Database) -> Result<T>) -> Result<Option<T>> {
+        let dir = dirs::open_path(&self.dir)?;
+        let _lock = lock::wait(dir.as_fd(), LOCK, Mode::Shared)?;
+        if !dirs::exists(dir.as_fd(), FILE)? {
+            return Ok(None);
+        }
+        work(&database::read(&self.path())?).map(Some)
     }
 
     /// Whole, or not at all: one whose making was interrupted could not be opened.
@@ -91,7 +100,7 @@ impl VmStore {
     }
 
     fn all<T: DeserializeOwned>(&self, table: TableDefinition<'_, &str, &[u8]>) -> Result<Vec<T>> {
-        self.open(|database| {
+        let found = self.view(|database| {
             let transaction = database.begin_read().map_err(self.failed("read"))?;
             let table = match transaction.open_table(table) {
                 Ok(table) => table,
@@ -105,7 +114,8 @@ impl VmStore {
                 found.push(self.parse(value.value())?);
             }
             Ok(found)
-        })
+        })?;
+        Ok(found.unwrap_or_default())
     }
 
     fn parse<T: DeserializeOwned>(&self, json: &[u8]) -> Result<T> {
@@ -149,30 +159,15 @@ impl VmStore {
 
     /// Changes a machine and says what it is then; `None` where it is not there any more.
     pub(super) fn update(&self, id: &str, change: impl FnOnce(&mut VmRecord)) -> Result<Option<VmRecord>> {
-        self.change(|transaction| self.update_in(transaction, id, change))
-    }
-
-    /// Changes many, of which some may not be there any more.
-    pub(super) fn update_all(&self, ids: &[String], change: impl Fn(&mut VmRecord)) -> Result<()> {
         self.change(|transaction| {
-            ids.iter().try_for_each(|id| self.update_in(transaction, id, &change).map(drop))
+            let mut table = transaction.open_table(VMS).map_err(self.failed("write"))?;
+            let found = table.get(id).map_err(self.failed("read"))?;
+            let found = found.map(|value| self.parse::<VmRecord>(value.value())).transpose()?;
+            let Some(mut record) = found else { return Ok(None) };
+            change(&mut record);
+            table.insert(id, json(&record)?.as_slice()).map_err(self.failed("write"))?;
+            Ok(Some(record))
         })
-    }
-
-    fn update_in(
-        &self,
-        transaction: &redb::WriteTransaction,
-        id: &str,
-        change: impl FnOnce(&mut VmRecord),
-    ) -> Result<Option<VmRecord>> {
-        let mut table = transaction.open_table(VMS).map_err(self.failed("write"))?;
-        let found = table.get(id).map_err(self.failed("read"))?;
-        let Some(mut record) = found.map(|value| self.parse::<VmRecord>(value.value())).transpose()? else {
-            return Ok(None);
-        };
-        change(&mut record);
-        table.insert(id, json(&record)?.as_slice()).map_err(self.failed("write"))?;
-        Ok(Some(record))
     }
 
     /// Removes a machine; its volume is remembered, if there is one to be.
@@ -216,13 +211,4 @@ impl VmStore {
 
 fn json(value: &impl Serialize) -> Result<Vec<u8>> {
     serde_json::to_vec(value).map_err(|e| Error::internal("failed to write JSON").with_source(e))
-}
-
-fn failed(doing: &str, path: &Path, error: impl Into<redb::Error>) -> Error {
-    let message = format!("failed to {doing} the database {}", path.display());
-    match error.into() {
-        redb::Error::Io(e) => Error::io(message, e),
-        e @ redb::Error::Corrupted(_) => Error::integrity(message).with_source(e),
-        e => Error::internal(message).with_source(e),
-    }
 }

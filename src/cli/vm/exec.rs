@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use vesselrt::vm::{RunOptions, RunResult, VmRecord, hello};
+use vesselrt::vm::{RunOptions, RunResult, VmRecord};
 
 use super::log::fields;
 use super::run::{ended, interruptibly};
@@ -56,15 +56,18 @@ pub(super) async fn exec(args: Exec, session: &Session<'_>) -> Outcome<ExitCode>
     let records = targets(&args.targets, session).await?;
     let mut commands = Vec::with_capacity(records.len());
     for record in &records {
-        let script = if args.hello { hello(&record.language)? } else { args.cmd.as_str() };
-        let mut options = RunOptions::new(&record.id, script).timeout(timeout);
+        let options = match args.hello {
+            true => RunOptions::hello(&record.id, &record.language)?,
+            false => RunOptions::new(&record.id, &args.cmd),
+        };
+        let mut options = options.timeout(timeout).relaunch(false);
         options.file.clone_from(&args.file);
         commands.push((record.clone(), options));
     }
     let mut told =
         Told { records: &records, session, results: Vec::new(), errors: Vec::new(), documents: Vec::new() };
     let runs = session.service.run_many(commands, |place, result| told.hear(place, result));
-    interruptibly(&mut Interrupts::new()?, runs).await?;
+    interruptibly(&mut Interrupts::new()?, async { Ok(runs.await) }).await?;
     let Told { results, errors, documents, .. } = told;
     if session.context.json {
         session.context.print_json(&documents)?;
@@ -75,7 +78,7 @@ pub(super) async fn exec(args: Exec, session: &Session<'_>) -> Outcome<ExitCode>
 
 /// Those that are up, each once.
 async fn targets(targets: &Targets, session: &Session<'_>) -> Outcome<Vec<VmRecord>> {
-    let all = session.service.list().await?;
+    let all = session.service.candidates().await?;
     let mut found: Vec<VmRecord> = match targets.all {
         true => all.iter().filter(|record| record.status.is_up()).cloned().collect(),
         false => Vec::new(),
