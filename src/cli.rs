@@ -40,6 +40,8 @@ mod volume;
 use std::ffi::OsStr;
 use std::process::ExitCode;
 
+#[cfg(feature = "vm")]
+use clap::CommandFactory;
 use clap::error::ErrorKind as ClapErrorKind;
 use clap::{Parser, Subcommand};
 
@@ -263,11 +265,23 @@ fn not_parsed(error: &clap::Error) -> ExitCode {
     // Nothing was parsed: look for the flag as typed, before the command of somebody else begins.
     let typed =
         std::env::args_os().skip(1).take_while(|arg| arg != "--").any(|arg| arg == OsStr::new("--json"));
+    #[cfg(feature = "vm")]
+    let code = if is_typed("vm") { vm::FAILED } else { failure::OURS };
+    #[cfg(not(feature = "vm"))]
+    let code = failure::OURS;
     if typed {
-        return output::failed(true, &Failure::invalid(first_paragraph(&error.to_string())));
+        let _ = output::failed(true, &Failure::invalid(first_paragraph(&error.to_string())));
+    } else {
+        let _ = output::rendered(error);
     }
-    let _ = output::rendered(error);
-    ExitCode::from(failure::OURS)
+    ExitCode::from(code)
+}
+
+/// Whether it is this verb whose arguments were not understood.
+#[cfg(feature = "vm")]
+fn is_typed(verb: &str) -> bool {
+    let typed = Cli::command().ignore_errors(true).try_get_matches();
+    typed.is_ok_and(|typed| typed.subcommand_name() == Some(verb))
 }
 
 /// The complaint without the usage below it.

@@ -11,7 +11,7 @@ use vesselrt::settings::NetworkMode;
 use vesselrt::settings::network::Publish;
 
 use super::{argv, containers, exec, registry, sh, state};
-use crate::testkit::{BASE, Cap, PATIENCE, Store, fails_with, need, tests, until, within};
+use crate::testkit::{BASE, Cap, PATIENCE, Store, fails_with, leftovers, need, tests, until, within};
 
 tests!(
     a_container_is_a_vessel_with_labels,
@@ -220,7 +220,8 @@ async fn an_exec_that_is_given_up_is_killed(store: &Store) {
         exec(&registry, "web", "sleep 987 & echo $$ > /begun; sleep 987"),
     );
     assert!(running.await.is_err(), "it ended by itself");
-    let gone = async || !sh(&registry, "web", "ps").await.contains("sleep 987");
+    // Commands do not see each other.
+    let gone = async || leftovers::processes_named("sleep 987").is_empty();
     until("it is killed with its children", gone).await;
     assert_ne!(sh(&registry, "web", "cat /begun").await, "", "it ran");
     within(PATIENCE, "the stop", registry.stop_project("web")).await.unwrap();

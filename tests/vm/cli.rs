@@ -277,6 +277,14 @@ async fn errors_have_the_original_s_words(store: &Store) {
         let document: Value = serde_json::from_slice(&call(store, &args).stdout).unwrap();
         assert!(document["error"]["message"].as_str().unwrap().contains(message), "{document}");
     }
+    // What is not understood is an error as any other.
+    for args in [&["create", "--fly"][..], &["fly"], &["list", "--status"], &[]] {
+        let output = call(store, args);
+        assert!(output.status.code() == Some(1) && !output.stderr.is_empty(), "{args:?}: {output:?}");
+    }
+    assert_eq!(store.cli(&["list-vm", "vm"]).output().unwrap().status.code(), Some(125));
+    let help = call(store, &["--help"]);
+    assert!(help.status.success() && !help.stdout.is_empty(), "{help:?}");
     let id = create(store, &[]);
     let staged = call(store, &["run", "--vm", &id, "--cmd", "true", "--file", "/etc/hostname"]);
     let told = String::from_utf8(staged.stderr).unwrap();
@@ -290,12 +298,14 @@ async fn logs_go_where_they_are_told_to(store: &Store) {
     let mut args = CREATE.to_vec();
     let shown = file.to_str().unwrap();
     args.extend(["--log-file", shown]);
-    assert_eq!(text(store, &args), "");
+    let shown = text(store, &args);
     let output = command(store, &["clean", "--vm", "nobody"]).env("AGENT_LOG_FILE", &file).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let logged = std::fs::read_to_string(&file).unwrap();
     let lines: Vec<&str> = logged.lines().collect();
     assert!(lines[0].contains("INFO vm created") && lines[1].contains("ERROR vm clean failed"), "{logged}");
+    assert!(lines[2].ends_with("ERROR command failed error=\"vm not found: nobody\""), "{logged}");
+    assert_eq!(shown + &String::from_utf8(output.stderr).unwrap(), logged, "it is the same on the streams");
     assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o640);
     let quiet = command(store, &["stop", "--all"]).env("AGENT_LOG_LEVEL", "warn").output().unwrap();
     assert!(quiet.status.success() && quiet.stdout.is_empty(), "{quiet:?}");
