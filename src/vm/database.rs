@@ -148,3 +148,67 @@ fn overlay(bytes: &mut [u8], offset: u64, written: &[u8], at: u64) {
         bytes[a..b].copy_from_slice(&written[c..d]);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use redb::{ReadableTable, TableDefinition};
+
+    const TABLE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("t");
+
+    fn put(database: &Database, key: &str) {
+        let transaction = database.begin_write().unwrap();
+        transaction.open_table(TABLE).unwrap().insert(key, &[7; 3000][..]).unwrap();
+        transaction.commit().unwrap();
+    }
+
+    fn count(database: &Database) -> usize {
+        let table = database.begin_read().unwrap().open_table(TABLE).unwrap();
+        table.iter().unwrap().map(Result::unwrap).count()
+    }
+
+    #[test]
+    fn what_is_changed_in_a_view_is_seen_there_and_nowhere_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        put(&Database::create(&path).unwrap(), "one");
+        let before = std::fs::read(&path).unwrap();
+        let view = read(&path).unwrap();
+        for n in 0..50 {
+            put(&view, &n.to_string());
+        }
+        assert_eq!((count(&view), count(&read(&path).unwrap())), (51, 1));
+        drop(view);
+        assert!(std::fs::read(&path).unwrap() == before, "the file was changed");
+        put(&open(&path).unwrap(), "two");
+        assert_eq!(count(&read(&path).unwrap()), 2);
+    }
+
+    #[test]
+    fn one_that_was_not_closed_can_be_read_and_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, copy) = (dir.path().join("f"), dir.path().join("copy"));
+        let database = Database::create(&path).unwrap();
+        put(&database, "one");
+        std::fs::copy(&path, &copy).unwrap();
+        assert_eq!(count(&read(&copy).unwrap()), 1);
+        put(&open(&copy).unwrap(), "two");
+        assert_eq!(count(&read(&copy).unwrap()), 2);
+    }
+
+    #[test]
+    fn one_that_was_cut_off_anywhere_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        put(&Database::create(&path).unwrap(), "one");
+        let whole = std::fs::read(&path).unwrap();
+        for len in [0, 1, 8, 31, 32, 319, 4095, 4096, 10_000, whole.len() / 2, whole.len() - 1] {
+            std::fs::write(&path, &whole[..len]).unwrap();
+            for error in [open(&path).unwrap_err(), read(&path).unwrap_err()] {
+                assert_eq!(error.kind(), crate::ErrorKind::IntegrityViolation, "{len}: {error:?}");
+            }
+        }
+        std::fs::write(&path, &whole).unwrap();
+        assert_eq!(count(&read(&path).unwrap()), 1);
+    }
+}

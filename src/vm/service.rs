@@ -262,16 +262,14 @@ impl VmService {
 
     async fn find_kept(&self, id: &str) -> Result<KeptVolume> {
         let volumes = self.kept_volumes().await?;
-        volumes.into_iter().find(|volume| volume.id == id).ok_or_else(|| not_kept(id))
+        volumes.into_iter().find(|volume| volume.id == id && !volume.removing).ok_or_else(|| not_kept(id))
     }
 
     /// The record first: what a crash leaves can be listed and removed. Of two that adopt one volume one gets it.
     async fn build(&self, record: &mut VmRecord, adopted: Option<KeptVolume>) -> Result<()> {
         let new = record.clone();
         self.store(move |store| {
-            if !store.add(&new, adopted.as_ref())? {
-                return Err(not_kept(&adopted.map(|volume| volume.id).unwrap_or_default()));
-            }
+            store.add(&new, adopted.as_ref())?;
             launch::make_directories(&new.storage)
         })
         .await?;
@@ -423,6 +421,7 @@ impl VmService {
                 language: record.language.clone(),
                 path: storage.persist_path.clone(),
                 kept_at: OffsetDateTime::now_utc(),
+                removing: false,
             });
             if record.persist && !keep_persist {
                 manager.remove_host_tree(&storage.persist_path).await?;
@@ -437,19 +436,16 @@ impl VmService {
     /// Removes a volume that was kept.
     ///
     /// # Errors
-    /// [`NotFound`](ErrorKind::NotFound) for one that was not; those of removing files, after which it is still there.
+    /// [`NotFound`](ErrorKind::NotFound) for one that was not; those of removing files, after which it can be done again.
     pub async fn clean_kept(&self, id: &str) -> Result<KeptVolume> {
         let (own, wanted) = (self.clone(), id.to_owned());
-        let taken = self.store(move |store| store.take(&wanted)).await?;
-        let volume = taken.ok_or_else(|| not_kept(id))?;
+        let condemned = self.store(move |store| store.condemn(&wanted)).await?;
+        let volume = condemned.ok_or_else(|| not_kept(id))?;
         detached(async move {
-            match own.inner.manager.remove_host_tree(&volume.path).await {
-                Ok(()) => Ok(volume),
-                Err(error) => {
-                    own.store(move |store| store.put_back(&volume)).await?;
-                    Err(error)
-                }
-            }
+            own.inner.manager.remove_host_tree(&volume.path).await?;
+            let id = volume.id.clone();
+            own.store(move |store| store.forget(&id)).await?;
+            Ok(volume)
         })
         .await
     }
@@ -490,7 +486,7 @@ fn when_run(mut record: VmRecord) -> VmRecord {
     record
 }
 
-fn not_kept(id: &str) -> Error {
+pub(super) fn not_kept(id: &str) -> Error {
     Error::not_found(format!("no volume was kept of vm {id}")).with_remedy("see `vesselrt vm list --kept`")
 }
 

@@ -38,6 +38,9 @@ pub struct KeptVolume {
     /// When the machine was removed.
     #[serde(with = "time::serde::rfc3339")]
     pub kept_at: OffsetDateTime,
+    /// It is being removed, or that was interrupted: no machine gets it any more.
+    #[serde(default)]
+    pub removing: bool,
 }
 
 /// The database in a state directory.
@@ -137,14 +140,16 @@ impl VmStore {
         Ok(self.list()?.into_iter().find(|record| record.id == id))
     }
 
-    /// A new machine, which takes over a volume that was kept; false where somebody else has that already.
-    pub(super) fn add(&self, record: &VmRecord, adopted: Option<&KeptVolume>) -> Result<bool> {
+    /// A new machine, which takes over a volume that was kept, unless somebody else has that already.
+    pub(super) fn add(&self, record: &VmRecord, adopted: Option<&KeptVolume>) -> Result<()> {
         self.change(|transaction| {
             if let Some(volume) = adopted {
                 let mut table = transaction.open_table(KEPT).map_err(self.failed("write"))?;
                 let taken = table.remove(volume.id.as_str()).map_err(self.failed("write"))?;
-                if taken.is_none() {
-                    return Ok(false);
+                let taken = taken.map(|value| self.parse::<KeptVolume>(value.value())).transpose()?;
+                if taken.is_none_or(|volume| volume.removing) {
+                    // Without a commit it stays.
+                    return Err(super::service::not_kept(&volume.id));
                 }
             }
             let mut table = transaction.open_table(VMS).map_err(self.failed("write"))?;
@@ -152,7 +157,7 @@ impl VmStore {
             let before = table.insert(record.id.as_str(), json.as_slice()).map_err(self.failed("write"))?;
             match before {
                 Some(_) => Err(Error::internal(format!("there is a machine {} already", record.id))),
-                None => Ok(true),
+                None => Ok(()),
             }
         })
     }
@@ -190,20 +195,24 @@ impl VmStore {
         Ok(volumes)
     }
 
-    /// Takes a volume that was kept: of two that ask for it one gets it.
-    pub(super) fn take(&self, id: &str) -> Result<Option<KeptVolume>> {
+    /// Marks a volume that was kept as one that is being removed.
+    pub(super) fn condemn(&self, id: &str) -> Result<Option<KeptVolume>> {
         self.change(|transaction| {
             let mut table = transaction.open_table(KEPT).map_err(self.failed("write"))?;
-            let taken = table.remove(id).map_err(self.failed("write"))?;
-            taken.map(|value| self.parse(value.value())).transpose()
+            let found = table.get(id).map_err(self.failed("read"))?;
+            let found = found.map(|value| self.parse::<KeptVolume>(value.value())).transpose()?;
+            let Some(mut volume) = found else { return Ok(None) };
+            volume.removing = true;
+            table.insert(id, json(&volume)?.as_slice()).map_err(self.failed("write"))?;
+            Ok(Some(volume))
         })
     }
 
-    /// Gives back what was taken.
-    pub(super) fn put_back(&self, volume: &KeptVolume) -> Result<()> {
+    /// Forgets a volume that was kept.
+    pub(super) fn forget(&self, id: &str) -> Result<()> {
         self.change(|transaction| {
             let mut table = transaction.open_table(KEPT).map_err(self.failed("write"))?;
-            table.insert(volume.id.as_str(), json(volume)?.as_slice()).map_err(self.failed("write"))?;
+            table.remove(id).map_err(self.failed("write"))?;
             Ok(())
         })
     }
