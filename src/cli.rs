@@ -42,6 +42,8 @@ mod volume;
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
+#[cfg(feature = "vm")]
+use clap::CommandFactory;
 use clap::error::ErrorKind as ClapErrorKind;
 use clap::{Parser, Subcommand};
 
@@ -287,13 +289,25 @@ fn not_parsed(error: clap::Error) -> ExitCode {
     // Nothing was parsed: look for the flag as typed, before the command of somebody else begins.
     let typed =
         std::env::args_os().skip(1).take_while(|arg| arg != "--").any(|arg| arg == OsStr::new("--json"));
+    #[cfg(feature = "vm")]
+    let code = if is_typed("vm") { vm::FAILED } else { failure::OURS };
+    #[cfg(not(feature = "vm"))]
+    let code = failure::OURS;
     if typed {
         let failure = Failure::invalid(first_paragraph(&error.to_string()));
         let tip = habits::tip(&error);
-        return output::failed(true, &tip.into_iter().fold(failure, Failure::remedy));
+        let _ = output::failed(true, &tip.into_iter().fold(failure, Failure::remedy));
+    } else {
+        let _ = output::rendered(&habits::mend(error));
     }
-    let _ = output::rendered(&habits::mend(error));
-    ExitCode::from(failure::OURS)
+    ExitCode::from(code)
+}
+
+/// Whether it is this verb whose arguments were not understood.
+#[cfg(feature = "vm")]
+fn is_typed(verb: &str) -> bool {
+    let typed = Cli::command().ignore_errors(true).try_get_matches();
+    typed.is_ok_and(|typed| typed.subcommand_name() == Some(verb))
 }
 
 /// The complaint without the usage below it.

@@ -27,6 +27,7 @@ mod name;
 mod project;
 mod record;
 mod registry;
+mod setters;
 
 pub use capture::ExecOutput;
 pub use config::{ContainerConfig, ContainerManagerConfig, DEFAULT_IMAGE, WORKSPACE};

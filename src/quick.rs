@@ -4,7 +4,7 @@
 //! Whatever is not as plain as that is left to the whole library: [`exec`] says so by `None`, and nothing has happened then.
 #![forbid(unsafe_code)]
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::time::Duration;
 
@@ -157,6 +157,12 @@ impl Command {
             Reply::Exited(status) => Ok(status.into()),
             _ => Err(CallError::Unexpected("no exit status").into()),
         }
+    }
+}
+
+impl AsRawFd for Command {
+    fn as_raw_fd(&self) -> RawFd {
+        self.connection.as_fd().as_raw_fd()
     }
 }
 

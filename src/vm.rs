@@ -6,16 +6,18 @@
 //! DIR/agent.redb            what is known of them: one file, transactions
 //!     agent.lock            held for the length of one transaction
 //!     vms/ID/in, out        /in and /out, where volumes are shared
-//!     vms/ID/runs/N/        stdout.log and stderr.log of the last runs
+//!     vms/ID/runs/N/        stdout.log and stderr.log of the last runs; the time of `runs` is that of the last one
 //!     persist/ID            /persist
 //! ```
 //!
 //! The root file system of a machine is a vessel of the store, by the same id. `stop` deletes it; the next run makes it anew.
 #![forbid(unsafe_code)]
 
+mod database;
 mod language;
 mod launch;
 mod logs;
+mod quick;
 mod record;
 mod run;
 mod service;

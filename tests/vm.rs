@@ -2,8 +2,11 @@
 #![forbid(unsafe_code)]
 
 mod cli;
+mod database;
+mod killed;
 mod languages;
 mod processes;
+mod quick;
 mod runs;
 mod volumes;
 
@@ -15,7 +18,7 @@ use serde_json::Value;
 use vesselrt::vm::{NetworkPolicy, VmCreateOptions, VmRecord, VmService, VmServiceConfig, VmStatus};
 use vesselrt::{CreateOptions, ErrorKind};
 
-use crate::testkit::{BASE, Cap, Store, fails_with, need, tests};
+use crate::testkit::{BASE, Cap, Store, fails_with, leftovers, need, tests, until};
 
 tests!(
     a_machine_is_created_listed_stopped_run_again_and_removed,
@@ -59,6 +62,11 @@ pub(super) async fn sh(service: &VmService, id: &str, script: &str) -> String {
     let (out, err) = (read(&result.stdout_path), read(&result.stderr_path));
     assert_eq!(result.exit_code, 0, "{script}: {out}{err}");
     out
+}
+
+/// Waits until no process of this host has this in its command line: commands do not see each other.
+pub(super) async fn until_gone(line: &str) {
+    until("it is killed", async || leftovers::processes_named(line).is_empty()).await;
 }
 
 /// `vesselrt vm ARGS…` on the state of this test.

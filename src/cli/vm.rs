@@ -1,6 +1,6 @@
 //! `vm …`: machines by language.
 //!
-//! Any error ends with 1, as in the original; what cannot be parsed with 125, as everywhere here.
+//! Any error ends with 1, as in the original, and with a line in the log.
 #![forbid(unsafe_code)]
 
 mod create;
@@ -9,6 +9,7 @@ mod list;
 mod log;
 mod output;
 mod run;
+mod script;
 mod shell;
 mod stop;
 mod temp;
@@ -23,10 +24,10 @@ use vesselrt::Vessel;
 use vesselrt::vm::{VmRecord, VmService, VmServiceConfig};
 
 use super::{Context, Failure, Outcome, values};
-use log::{Format, Level, Log};
+use log::{Fields, Format, Level, Log, fields};
 
 /// The exit code of any error.
-const FAILED: u8 = 1;
+pub(super) const FAILED: u8 = 1;
 const HEADING: &str = "Options of all vm verbs";
 
 const EXAMPLES: &str = "\
@@ -49,7 +50,7 @@ pub(super) struct Vm {
     /// Least level of what is logged: debug, info, warn, error; anything else is info
     #[arg(help_heading = HEADING, long, global = true, value_name = "LEVEL", env = "AGENT_LOG_LEVEL", hide_env_values = true, default_value = "info")]
     log_level: String,
-    /// Append what is logged to a file, instead of the standard streams
+    /// Append what is logged to a file, too
     #[arg(help_heading = HEADING, long, global = true, value_name = "FILE", env = "AGENT_LOG_FILE", hide_env_values = true)]
     log_file: Option<OsString>,
     /// How it is logged
@@ -96,27 +97,42 @@ enum Verb {
 /// What every verb gets.
 struct Session<'a> {
     service: VmService,
-    log: Log,
+    log: &'a Log,
     context: &'a Context,
 }
 
 pub(super) async fn run(args: Vm, context: &Context) -> Outcome<ExitCode> {
-    let outcome = dispatch(args, context).await;
-    // The original's programs look for 1, whatever went wrong.
-    outcome.map_err(|failure| failure.with_code(FAILED))
-}
-
-async fn dispatch(args: Vm, context: &Context) -> Outcome<ExitCode> {
     let file = args.log_file.filter(|file| !file.is_empty()).map(PathBuf::from);
     let level = if context.quiet { Level::Error } else { Level::parse(&args.log_level) };
-    let log = Log::open(level, args.log_format, file.as_deref())?;
+    let log = Log::open(level, args.log_format, file.as_deref()).map_err(|e| e.with_code(FAILED))?;
     if let Some(runtime) = args.vm_runtime.filter(|name| name != "vesselrt" && !name.is_empty()) {
         context.note(&format!("machines run on vesselrt, not on {}", runtime.to_string_lossy()));
     }
-    let config = VmServiceConfig::default().idle(args.idle);
+    match dispatch(args.verb, args.idle, &log, context).await {
+        // As a document.
+        Err(failure) if context.json || failure.is_quiet() => Err(failure.with_code(FAILED)),
+        Err(failure) => {
+            log.error("command failed", failed(&failure));
+            Ok(ExitCode::from(FAILED))
+        }
+        done => done,
+    }
+}
+
+/// The last line of the log, which is all that is said of an error.
+fn failed(failure: &Failure) -> Fields {
+    let mut fields = fields! {"error": failure.message()};
+    if let Some(remedy) = failure.remedy_text() {
+        fields.insert("remedy".to_owned(), remedy.into());
+    }
+    fields
+}
+
+async fn dispatch(verb: Verb, idle: Duration, log: &Log, context: &Context) -> Outcome<ExitCode> {
+    let config = VmServiceConfig::default().idle(idle);
     let service = VmService::new(config, context.manager().await?).await?;
     let session = Session { service, log, context };
-    match args.verb {
+    match verb {
         Verb::Create(args) => create::create(args, &session).await,
         Verb::Run(args) => run::run(args, &session).await,
         Verb::Exec(args) => exec::exec(args, &session).await,

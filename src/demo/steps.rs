@@ -87,7 +87,7 @@ async fn write(inside: &Inside<'_>, show: &mut Show<'_>) -> Outcome {
 async fn look(inside: &Inside<'_>, label: &str, show: &mut Show<'_>) -> Outcome<String> {
     let hashed = async {
         let mut fingerprint = Fingerprint::default();
-        inside.vessel.copy_out(WORK_DIR, &mut fingerprint).await?;
+        inside.vessel.copy_out(WORK_DIR, fingerprint.stream()).await?;
         Ok(fingerprint.finish())
     };
     let told = |(bytes, hex): &(u64, String)| {

@@ -1,13 +1,11 @@
 //! [`ExecOutput`]: what a command said, and how much of it is kept.
 #![forbid(unsafe_code)]
 
-use std::io;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 
 use serde::Serialize;
 use tokio::io::AsyncWrite;
+use tokio_util::io::InspectWriter;
 
 /// Bytes of one stream that are kept in memory: the first ones.
 pub(super) const KEPT: usize = 16 << 20;
@@ -52,27 +50,18 @@ impl Capture {
         (text.unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned()), kept.more)
     }
 
+    /// A stream that is kept here.
+    pub(super) fn stream(&self) -> impl AsyncWrite + Send + Unpin + 'static {
+        let own = self.clone();
+        InspectWriter::new(tokio::io::sink(), move |data| own.push(data))
+    }
+
     /// Keeps what there is room for.
     pub(super) fn push(&self, data: &[u8]) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let room = KEPT.saturating_sub(kept.bytes.len()).min(data.len());
         kept.bytes.extend_from_slice(&data[..room]);
         kept.more |= room < data.len();
-    }
-}
-
-impl AsyncWrite for Capture {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        self.push(data);
-        Poll::Ready(Ok(data.len()))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use vesselrt_runtime::settings::NetworkMode;
 use vesselrt_runtime::settings::network::Publish;
 
+use super::setters::setters;
 use crate::config::ManagerConfig;
 
 /// The image of a project that names none.
@@ -86,45 +87,12 @@ impl ContainerConfig {
         }
     }
 
-    /// Sets the image.
-    #[must_use]
-    pub fn image(mut self, image: impl Into<String>) -> Self {
-        self.image = image.into();
-        self
-    }
-
     /// Sets where commands begin.
     #[must_use]
     pub fn work_dir(mut self, dir: impl Into<String>) -> Self {
         self.work_dir = dir.into();
         self
     }
-
-    /// Sets one variable.
-    #[must_use]
-    pub fn env(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
-        self.env.insert(key.into(), value.into());
-        self
-    }
-
-    /// Publishes one more port.
-    #[must_use]
-    pub fn port(mut self, port: Publish) -> Self {
-        self.ports.push(port);
-        self
-    }
-
-    /// Sets the network.
-    #[must_use]
-    pub fn network(mut self, mode: NetworkMode) -> Self {
-        self.network = Some(mode);
-        self
-    }
-
-    /// Sets what runs as long as the container does.
-    #[must_use]
-    pub fn command<S: Into<String>>(mut self, argv: impl IntoIterator<Item = S>) -> Self {
-        self.command = argv.into_iter().map(Into::into).collect();
-        self
-    }
 }
+
+setters!(ContainerConfig);

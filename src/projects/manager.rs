@@ -304,7 +304,7 @@ struct Held {
 /// Runs a command in an open vessel, keeps what it says, and closes the vessel.
 pub(super) async fn run(vessel: &Vessel, options: ExecOptions) -> Result<ExecOutput> {
     let (out, err) = (Capture::default(), Capture::default());
-    let ran = vessel.exec(options.stdout(out.clone()).stderr(err.clone())).await;
+    let ran = vessel.exec(options.stdout(out.stream()).stderr(err.stream())).await;
     vessel.close().await?;
     Ok(ExecOutput::new(ran?.exit_code, &out, &err))
 }

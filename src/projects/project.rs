@@ -10,6 +10,7 @@ use vesselrt_runtime::settings::NetworkMode;
 use vesselrt_runtime::settings::network::Publish;
 
 use super::config::ContainerConfig;
+use super::setters::setters;
 use crate::error::{Error, Result};
 
 /// What a project is doing, as far as the registry knows; [`ProjectRegistry::reconcile`](super::ProjectRegistry::reconcile)
@@ -157,42 +158,9 @@ impl ProjectOptions {
         self.description = text.into();
         self
     }
-
-    /// Sets the image.
-    #[must_use]
-    pub fn image(mut self, image: impl Into<String>) -> Self {
-        self.image = image.into();
-        self
-    }
-
-    /// Sets one variable.
-    #[must_use]
-    pub fn env(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
-        self.env.insert(key.into(), value.into());
-        self
-    }
-
-    /// Publishes one more port.
-    #[must_use]
-    pub fn port(mut self, port: Publish) -> Self {
-        self.ports.push(port);
-        self
-    }
-
-    /// Sets the network.
-    #[must_use]
-    pub fn network(mut self, mode: NetworkMode) -> Self {
-        self.network = Some(mode);
-        self
-    }
-
-    /// Sets what runs as long as its container does.
-    #[must_use]
-    pub fn command<S: Into<String>>(mut self, argv: impl IntoIterator<Item = S>) -> Self {
-        self.command = argv.into_iter().map(Into::into).collect();
-        self
-    }
 }
+
+setters!(ProjectOptions);
 
 #[cfg(test)]
 mod tests {

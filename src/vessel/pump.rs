@@ -50,7 +50,7 @@ fn pipe() -> Result<(OwnedFd, OwnedFd)> {
     deprecated,
     reason = "the replacement is unsafe; all that is watched here owns one descriptor and keeps it"
 )]
-pub(super) fn watch<T: AsRawFd>(owner: T) -> io::Result<AsyncFd<T>> {
+pub(crate) fn watch<T: AsRawFd>(owner: T) -> io::Result<AsyncFd<T>> {
     AsyncFd::new(owner)
 }
 
@@ -93,7 +93,7 @@ pub(crate) async fn feed(
 
 /// Copies the output of a command until its end. `ended` turns true when the command itself has ended: all it wrote is
 /// in the pipe then, and a process that it left behind is listened to for a moment only.
-pub(super) async fn drain(
+pub(crate) async fn drain(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     mut ended: watch::Receiver<bool>,

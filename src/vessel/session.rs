@@ -38,6 +38,12 @@ const END_OF_TRANSMISSION: u8 = 4;
 #[derive(Debug)]
 struct Waitable(Connection);
 
+impl AsFd for Waitable {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 impl AsRawFd for Waitable {
     fn as_raw_fd(&self) -> RawFd {
         self.0.as_fd().as_raw_fd()
@@ -178,10 +184,10 @@ impl fmt::Debug for Running {
 }
 
 /// Waits until something can be received, which may be the end of the connection.
-async fn wait_readable(connection: &AsyncFd<Waitable>) -> io::Result<()> {
+pub(crate) async fn wait_readable<T: AsRawFd + AsFd>(connection: &AsyncFd<T>) -> io::Result<()> {
     loop {
         let mut guard = connection.readable().await?;
-        let mut poll = [PollFd::new(&connection.get_ref().0, PollFlags::IN)];
+        let mut poll = [PollFd::new(connection.get_ref(), PollFlags::IN)];
         if rustix::event::poll(&mut poll, Some(&rustix::time::Timespec::default()))? > 0 {
             return Ok(());
         }

@@ -17,17 +17,17 @@ const LANGUAGES: [Language; 4] = [
     Language {
         names: &["python"],
         image: "docker.io/library/python:3.11-slim",
-        hello: "python3 -I -S -c 'print(\"Hello from Python\")'",
+        hello: "exec python3 -I -S -c 'print(\"Hello from Python\")'",
     },
     Language {
         names: &["node", "javascript", "js"],
         image: "docker.io/library/node:20-slim",
-        hello: "node -e 'console.log(\"Hello from JavaScript\")'",
+        hello: "exec node -e 'console.log(\"Hello from JavaScript\")'",
     },
     Language {
         names: &["ruby"],
         image: "docker.io/library/ruby:3.2-slim",
-        hello: "ruby --disable=gems -e 'puts \"Hello from Ruby\"'",
+        hello: "exec ruby --disable=gems -e 'puts \"Hello from Ruby\"'",
     },
     Language {
         names: &["golang", "go"],

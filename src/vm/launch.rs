@@ -14,6 +14,10 @@ use crate::manager::Manager;
 use crate::manager::create::CreateOptions;
 use crate::vessel::Vessel;
 
+/// The shell of scripts, where there is one.
+pub(super) const BASH: &str = "/bin/bash";
+/// The shell of scripts where there is no other.
+pub(super) const SH: &str = "/bin/sh";
 /// Label of the vessel of a machine, with its language.
 const LABEL: &str = "agent.language";
 /// Mode of the directories of a machine.
@@ -60,15 +64,26 @@ fn make(dir: &Path, mode: u32) -> Result<()> {
     std::fs::set_permissions(dir, Permissions::from_mode(mode)).map_err(failed)
 }
 
-/// Makes the vessel of a machine, or opens it where somebody else was faster.
-pub(super) async fn launch(manager: &Manager, record: &VmRecord) -> Result<Vessel> {
+/// Makes the vessel of a machine, or opens it where somebody else was faster, and looks what it has.
+pub(super) async fn launch(manager: &Manager, record: &mut VmRecord) -> Result<Vessel> {
     let options = CreateOptions::new(&record.rootfs_image)
         .id(&record.id)
         .label(LABEL, &record.language)
         .settings(settings(record)?);
-    match manager.create_vessel_with(options).await {
+    let vessel = match manager.create_vessel_with(options).await {
         Err(e) if e.kind() == ErrorKind::AlreadyExists => manager.open_vessel(&record.id).await,
         made => made,
+    }?;
+    record.has_bash = has_bash(&vessel).await?;
+    Ok(vessel)
+}
+
+/// Whether there is a bash, as far as the links of the image lead to one.
+pub(super) async fn has_bash(vessel: &Vessel) -> Result<bool> {
+    match vessel.stat(BASH).await {
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
     }
 }
 

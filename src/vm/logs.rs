@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
-use rustix::fs::AtFlags;
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW};
+use rustix::io::Errno;
 use time::OffsetDateTime;
 use tokio::io::AsyncWrite;
 
@@ -37,7 +38,7 @@ pub(super) struct RunLogs {
 impl RunLogs {
     /// Makes them, and removes those of runs that were long ago.
     pub(super) fn begin(storage: &StorageLayout) -> Result<Self> {
-        let runs = storage.root.join("runs");
+        let runs = runs(storage);
         let run = format!(
             "{:020}-{:08x}",
             OffsetDateTime::now_utc().unix_timestamp_nanos(),
@@ -61,12 +62,34 @@ impl RunLogs {
     }
 }
 
+fn runs(storage: &StorageLayout) -> PathBuf {
+    storage.root.join("runs")
+}
+
+/// Remembers that a command has ended, by the time of a directory: nothing of that is worth a transaction.
+pub(super) fn ended(storage: &StorageLayout) -> Result<()> {
+    let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+    let times = Timestamps { last_access: now, last_modification: now };
+    let path = runs(storage);
+    match rustix::fs::utimensat(CWD, &path, &times, AtFlags::SYMLINK_NOFOLLOW) {
+        // It was removed meanwhile.
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(e) => Err(Error::io(format!("failed to set the time of {}", path.display()), e)),
+    }
+}
+
+/// When a command began or ended last.
+pub(super) fn last_run(storage: &StorageLayout) -> Option<OffsetDateTime> {
+    let modified = std::fs::symlink_metadata(runs(storage)).and_then(|meta| meta.modified());
+    modified.ok().map(OffsetDateTime::from)
+}
+
 /// Gives a file another name in the directory `out`, which a guest may write to: nothing there is followed.
 fn publish(file: &Path, out: &Path, name: &str) -> Result<()> {
     let dir = dirs::open_path(out)?;
     let staged = format!(".{name}-{:016x}", unique());
     let failed = |e: rustix::io::Errno| Error::io(format!("failed to make {name} in {}", out.display()), e);
-    rustix::fs::linkat(rustix::fs::CWD, file, &dir, &staged, AtFlags::empty()).map_err(failed)?;
+    rustix::fs::linkat(CWD, file, &dir, &staged, AtFlags::empty()).map_err(failed)?;
     rustix::fs::renameat(&dir, &staged, &dir, name).map_err(|e| {
         let _ = rustix::fs::unlinkat(&dir, &staged, AtFlags::empty());
         failed(e)

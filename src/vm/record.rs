@@ -117,12 +117,15 @@ pub struct VmRecord {
     /// When it was created.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
-    /// When a command ended in it last.
+    /// When a command began or ended in it last, or it was stopped.
     #[serde(with = "time::serde::rfc3339::option")]
     pub last_run_at: Option<OffsetDateTime>,
     /// Limits that cannot be enforced here are taken as well as they can be.
     #[serde(default)]
     pub best_effort: bool,
+    /// Its image has bash, which is the shell of scripts then.
+    #[serde(default)]
+    pub has_bash: bool,
 }
 
 /// Where the files of a machine are on this host.
@@ -172,6 +175,7 @@ mod tests {
             created_at: OffsetDateTime::UNIX_EPOCH,
             last_run_at: None,
             best_effort: false,
+            has_bash: true,
         };
         let value = serde_json::to_value(&record).unwrap();
         for name in "ID Language RootFSImage CPUCount MemoryMiB NetworkMode Persist Status Storage CreatedAt LastRunAt".split(' ') {

@@ -10,8 +10,10 @@ use serde::Serialize;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::launch;
-use super::logs::RunLogs;
+use super::language::hello;
+use super::launch::{self, BASH, SH};
+use super::logs::{self, RunLogs};
+use super::quick;
 use super::record::{VmRecord, VmStatus};
 use super::service::VmService;
 use super::stage::stage;
@@ -21,7 +23,7 @@ use crate::vessel::Vessel;
 use crate::vessel::exec::ExecOptions;
 
 /// The exit code of a command whose time was up.
-const TIMED_OUT: i32 = -1;
+pub(super) const TIMED_OUT: i32 = -1;
 /// How many commands run side by side.
 const AT_ONCE: usize = 64;
 
@@ -37,13 +39,27 @@ pub struct RunOptions {
     pub file: Option<PathBuf>,
     /// How long it may take.
     pub timeout: Option<Duration>,
+    /// Where the machine has no root file system, make it a new one instead of an error.
+    pub relaunch: bool,
+    /// The script is plain enough for any shell.
+    plain: bool,
 }
 
 impl RunOptions {
     /// A script, for as long as it takes.
     #[must_use]
     pub fn new(vm: impl Into<String>, command: impl Into<String>) -> Self {
-        Self { vm: vm.into(), command: command.into(), file: None, timeout: None }
+        let (vm, command) = (vm.into(), command.into());
+        Self { vm, command, file: None, timeout: None, relaunch: true, plain: false }
+    }
+
+    /// Has the interpreter, or compiler, of a language say hello.
+    ///
+    /// # Errors
+    /// [`InvalidArgument`](ErrorKind::InvalidArgument) "unsupported language".
+    pub fn hello(vm: impl Into<String>, language: &str) -> Result<Self> {
+        let command = hello(language)?;
+        Ok(Self { plain: true, ..Self::new(vm, command) })
     }
 
     /// Copies a file to `/in` first.
@@ -58,6 +74,33 @@ impl RunOptions {
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
+    }
+
+    /// Sets whether a machine that has no root file system gets a new one; it is an error otherwise.
+    #[must_use]
+    pub fn relaunch(mut self, relaunch: bool) -> Self {
+        self.relaunch = relaunch;
+        self
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.command.is_empty() {
+            return Err(Error::invalid("cmd is required"));
+        }
+        match self.timeout {
+            Some(time) if time.is_zero() => Err(Error::invalid("timeout must be positive")),
+            _ => Ok(()),
+        }
+    }
+
+    /// The shell that it is for, as far as that is known without looking.
+    fn shell(&self, record: &VmRecord) -> Option<&'static str> {
+        match (self.plain, record.has_bash) {
+            (true, _) => Some(SH),
+            (false, true) => Some(BASH),
+            // One may have been installed since.
+            (false, false) => None,
+        }
     }
 }
 
@@ -99,22 +142,17 @@ impl VmService {
     /// guest volume sharing", "input file must not be a directory"; [`NotFound`](ErrorKind::NotFound) "vm not found: …";
     /// [`Conflict`](ErrorKind::Conflict) "vm is not available to run commands" while it is being made.
     pub async fn run(&self, options: RunOptions) -> Result<RunResult> {
-        let record = self.get(&options.vm).await?;
-        let result = self.run_on(record, options).await?;
-        self.has_run(vec![result.0]).await?;
-        Ok(result.1)
+        let record = self.recorded(&options.vm).await?;
+        self.run_on(record, options).await
     }
 
     /// [`Self::run`] in many machines, side by side. What came of each is told in the order in which they end, with its place
     /// in `commands`.
-    ///
-    /// # Errors
-    /// Those of the database; what fails in one machine is told to `ended`.
     pub async fn run_many(
         &self,
         commands: Vec<(VmRecord, RunOptions)>,
         mut ended: impl FnMut(usize, Result<RunResult>),
-    ) -> Result<()> {
+    ) {
         let room = Arc::new(Semaphore::new(AT_ONCE));
         let mut tasks = JoinSet::new();
         for (place, (record, options)) in commands.into_iter().enumerate() {
@@ -124,34 +162,40 @@ impl VmService {
                 (place, own.run_on(record, options).await)
             });
         }
-        let mut ran = Vec::new();
         while let Some(task) = tasks.join_next().await {
             let Ok((place, result)) = task else { continue };
-            ended(
-                place,
-                result.map(|(id, result)| {
-                    ran.push(id);
-                    result
-                }),
-            );
+            ended(place, result);
         }
-        self.has_run(ran).await
     }
 
-    /// The id with the result.
-    async fn run_on(&self, record: VmRecord, options: RunOptions) -> Result<(String, RunResult)> {
-        if options.command.is_empty() {
-            return Err(Error::invalid("cmd is required"));
+    async fn run_on(&self, record: VmRecord, options: RunOptions) -> Result<RunResult> {
+        options.check()?;
+        let storage = record.storage.clone();
+        let result = match self.run_quickly(&record, &options).await? {
+            Some(result) => result,
+            None => self.run_thoroughly(record, options).await?,
+        };
+        // Of a directory that is in the cache: not worth a thread.
+        logs::ended(&storage)?;
+        Ok(result)
+    }
+
+    /// In a machine that is up; `None` for what is not as plain as that.
+    async fn run_quickly(&self, record: &VmRecord, options: &RunOptions) -> Result<Option<RunResult>> {
+        match options.shell(record) {
+            Some(shell) if options.file.is_none() && record.status.is_up() => {
+                quick::run(self, record, [shell, "-c", &options.command], options.timeout).await
+            }
+            _ => Ok(None),
         }
-        if options.timeout.is_some_and(|time| time.is_zero()) {
-            return Err(Error::invalid("timeout must be positive"));
-        }
-        let (vessel, record) = self.up(record).await?;
+    }
+
+    async fn run_thoroughly(&self, record: VmRecord, options: RunOptions) -> Result<RunResult> {
+        let (vessel, record) = self.up_if(record, options.relaunch).await?;
         let ran = self.run_in(&vessel, &record, options).await;
         let rested = self.rest(&vessel).await;
         let result = ran?;
-        rested?;
-        Ok((record.id, result))
+        rested.map(|()| result)
     }
 
     /// Opens the vessel of a machine, which is made if it is not there, and says what the machine is then.
@@ -159,6 +203,10 @@ impl VmService {
     /// # Errors
     /// Those of [`Self::run`].
     pub async fn up(&self, record: VmRecord) -> Result<(Vessel, VmRecord)> {
+        self.up_if(record, true).await
+    }
+
+    async fn up_if(&self, record: VmRecord, relaunch: bool) -> Result<(Vessel, VmRecord)> {
         if record.status == VmStatus::Provisioning {
             return Err(Error::conflict("vm is not available to run commands").with_remedy(
                 "wait until it is made; if its making was interrupted, `vesselrt vm clean` it",
@@ -170,7 +218,12 @@ impl VmService {
             // What is mounted has to be there.
             blocking(move || launch::make_directories(&storage)).await?;
             match own.inner.manager.open_vessel(&record.id).await {
-                Err(e) if e.kind() == ErrorKind::NotFound => own.relaunch(record).await,
+                Err(e) if e.kind() == ErrorKind::NotFound && relaunch => own.relaunch(record).await,
+                Err(e) if e.kind() == ErrorKind::NotFound => {
+                    let gone = |record: &mut VmRecord| record.status = VmStatus::Stopped;
+                    own.change(&record.id, gone).await?;
+                    Err(Error::conflict(format!("vm {} is not ready or running", record.id)))
+                }
                 opened => opened.map(|vessel| (vessel, record)),
             }
         })
@@ -182,11 +235,12 @@ impl VmService {
         record.storage.disable_guest_volumes = !self.inner.config.guest_volumes;
         let storage = record.storage.clone();
         blocking(move || launch::make_directories(&storage)).await?;
-        let vessel = launch::launch(&self.inner.manager, &record).await?;
-        let storage = record.storage.clone();
+        let vessel = launch::launch(&self.inner.manager, &mut record).await?;
+        let (storage, has_bash) = (record.storage.clone(), record.has_bash);
         let ready = self.change(&record.id, move |record| {
             record.status = VmStatus::Ready;
             record.storage = storage;
+            record.has_bash = has_bash;
         });
         match ready.await? {
             Some(record) => Ok((vessel, record)),
@@ -199,7 +253,7 @@ impl VmService {
     }
 
     async fn run_in(&self, vessel: &Vessel, record: &VmRecord, options: RunOptions) -> Result<RunResult> {
-        if let Some(file) = options.file {
+        if let Some(file) = options.file.clone() {
             if record.storage.disable_guest_volumes {
                 return Err(Error::invalid("file staging requires guest volume sharing")
                     .with_remedy("stop the VM, and run again with AGENT_ENABLE_GUEST_VOLUMES=1"));
@@ -209,7 +263,7 @@ impl VmService {
         }
         let storage = record.storage.clone();
         let logs = blocking(move || RunLogs::begin(&storage)).await?;
-        let mut exec = shell(vessel, &options.command).await?.stdout(logs.stdout).stderr(logs.stderr);
+        let mut exec = shell(vessel, &options).await?.stdout(logs.stdout).stderr(logs.stderr);
         if let Some(timeout) = options.timeout {
             exec = exec.timeout(timeout);
         }
@@ -228,11 +282,10 @@ impl VmService {
 }
 
 /// The script for the best shell that there is, as root, in the image's working directory.
-async fn shell(vessel: &Vessel, script: &str) -> Result<ExecOptions> {
-    let shell = match vessel.stat("/bin/bash").await {
-        Ok(_) => "/bin/bash",
-        Err(e) if e.kind() == ErrorKind::NotFound => "/bin/sh",
-        Err(e) => return Err(e),
+async fn shell(vessel: &Vessel, options: &RunOptions) -> Result<ExecOptions> {
+    let shell = match !options.plain && launch::has_bash(vessel).await? {
+        true => BASH,
+        false => SH,
     };
-    Ok(ExecOptions::new([shell, "-c", script]).user("0").persist_result(true))
+    Ok(ExecOptions::new([shell, "-c", &options.command]).user("0").persist_result(true))
 }

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use time::OffsetDateTime;
+use tokio::sync::Semaphore;
 
 use super::language::{default_image, normalize, slug};
 use super::launch;
+use super::logs;
 use super::record::{NetworkPolicy, VmRecord, VmStatus};
 use super::state_dir::{default_state_dir, guest_volumes_enabled};
 use super::store::{KeptVolume, VmStore};
@@ -16,6 +18,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::manager::Manager;
 use crate::offload::{blocking, detached};
 use crate::vessel::Vessel;
+
+/// How many commands are begun at once: so many threads are made for it.
+const STARTING: usize = 2;
 
 /// What a [`VmService`] is built from. The setters return the changed value, to be chained.
 #[derive(Debug, Clone)]
@@ -158,6 +163,8 @@ pub(super) struct Inner {
     pub(super) config: VmServiceConfig,
     pub(super) manager: Manager,
     store: VmStore,
+    /// Few commands are begun at once, however many run.
+    pub(super) starting: Semaphore,
 }
 
 impl VmService {
@@ -177,7 +184,7 @@ impl VmService {
         })
         .await?;
         let store = VmStore::new(&config.state_dir);
-        Ok(Self { inner: Arc::new(Inner { config, manager, store }) })
+        Ok(Self { inner: Arc::new(Inner { config, manager, store, starting: Semaphore::new(STARTING) }) })
     }
 
     /// The manager of the vessels.
@@ -207,12 +214,13 @@ impl VmService {
             // Where it is it stays: nothing is moved that a crash could leave half way.
             record.storage.persist_path.clone_from(&volume.path);
         }
-        if let Err(error) = self.build(&record, adopted.clone()).await {
+        if let Err(error) = self.build(&mut record, adopted.clone()).await {
             self.undo(&record, adopted).await;
             return Err(error);
         }
         record.status = VmStatus::Ready;
-        let ready = self.change(&record.id, |record| record.status = VmStatus::Ready).await?;
+        let made = record.clone();
+        let ready = self.change(&record.id, move |record| *record = made).await?;
         Ok(ready.unwrap_or(record))
     }
 
@@ -248,21 +256,20 @@ impl VmService {
             created_at,
             last_run_at: None,
             best_effort: options.best_effort,
+            has_bash: false,
         })
     }
 
     async fn find_kept(&self, id: &str) -> Result<KeptVolume> {
         let volumes = self.kept_volumes().await?;
-        volumes.into_iter().find(|volume| volume.id == id).ok_or_else(|| not_kept(id))
+        volumes.into_iter().find(|volume| volume.id == id && !volume.removing).ok_or_else(|| not_kept(id))
     }
 
     /// The record first: what a crash leaves can be listed and removed. Of two that adopt one volume one gets it.
-    async fn build(&self, record: &VmRecord, adopted: Option<KeptVolume>) -> Result<()> {
+    async fn build(&self, record: &mut VmRecord, adopted: Option<KeptVolume>) -> Result<()> {
         let new = record.clone();
         self.store(move |store| {
-            if !store.add(&new, adopted.as_ref())? {
-                return Err(not_kept(&adopted.map(|volume| volume.id).unwrap_or_default()));
-            }
+            store.add(&new, adopted.as_ref())?;
             launch::make_directories(&new.storage)
         })
         .await?;
@@ -305,9 +312,27 @@ impl VmService {
     /// # Errors
     /// [`NotFound`](ErrorKind::NotFound) "vm not found: …".
     pub async fn get(&self, id: &str) -> Result<VmRecord> {
-        let wanted = id.to_owned();
-        let record = self.store(move |store| store.get(&wanted)).await?.ok_or_else(|| unknown(id))?;
+        let record = self.recorded(id).await?;
         self.looked_at(record).await
+    }
+
+    /// A machine as the database has it.
+    pub(super) async fn recorded(&self, id: &str) -> Result<VmRecord> {
+        let wanted = id.to_owned();
+        self.store(move |store| Ok(store.get(&wanted)?.map(when_run))).await?.ok_or_else(|| unknown(id))
+    }
+
+    /// All machines, oldest first, as the database has them; only those that are down by it are looked at. One that was removed
+    /// behind its back is found out when it is used.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn candidates(&self) -> Result<Vec<VmRecord>> {
+        let mut records = self.store(all).await?;
+        for record in records.iter_mut().filter(|record| !record.status.is_up()) {
+            *record = self.looked_at(record.clone()).await?;
+        }
+        Ok(records)
     }
 
     /// All machines, oldest first, with what they are doing now.
@@ -316,7 +341,7 @@ impl VmService {
     /// Those of the database.
     pub async fn list(&self) -> Result<Vec<VmRecord>> {
         let mut records = Vec::new();
-        for record in self.store(VmStore::list).await? {
+        for record in self.store(all).await? {
             records.push(self.looked_at(record).await?);
         }
         Ok(records)
@@ -396,6 +421,7 @@ impl VmService {
                 language: record.language.clone(),
                 path: storage.persist_path.clone(),
                 kept_at: OffsetDateTime::now_utc(),
+                removing: false,
             });
             if record.persist && !keep_persist {
                 manager.remove_host_tree(&storage.persist_path).await?;
@@ -410,19 +436,16 @@ impl VmService {
     /// Removes a volume that was kept.
     ///
     /// # Errors
-    /// [`NotFound`](ErrorKind::NotFound) for one that was not; those of removing files, after which it is still there.
+    /// [`NotFound`](ErrorKind::NotFound) for one that was not; those of removing files, after which it can be done again.
     pub async fn clean_kept(&self, id: &str) -> Result<KeptVolume> {
         let (own, wanted) = (self.clone(), id.to_owned());
-        let taken = self.store(move |store| store.take(&wanted)).await?;
-        let volume = taken.ok_or_else(|| not_kept(id))?;
+        let condemned = self.store(move |store| store.condemn(&wanted)).await?;
+        let volume = condemned.ok_or_else(|| not_kept(id))?;
         detached(async move {
-            match own.inner.manager.remove_host_tree(&volume.path).await {
-                Ok(()) => Ok(volume),
-                Err(error) => {
-                    own.store(move |store| store.put_back(&volume)).await?;
-                    Err(error)
-                }
-            }
+            own.inner.manager.remove_host_tree(&volume.path).await?;
+            let id = volume.id.clone();
+            own.store(move |store| store.forget(&id)).await?;
+            Ok(volume)
         })
         .await
     }
@@ -444,15 +467,6 @@ impl VmService {
         self.store(move |store| store.update(&id, change)).await
     }
 
-    /// Remembers that commands ended in these machines, all in one transaction.
-    pub(super) async fn has_run(&self, ids: Vec<String>) -> Result<()> {
-        if ids.is_empty() {
-            return Ok(());
-        }
-        let now = OffsetDateTime::now_utc();
-        self.store(move |store| store.update_all(&ids, |record| record.last_run_at = Some(now))).await
-    }
-
     async fn store<T: Send + 'static>(
         &self,
         work: impl FnOnce(&VmStore) -> Result<T> + Send + 'static,
@@ -462,7 +476,17 @@ impl VmService {
     }
 }
 
-fn not_kept(id: &str) -> Error {
+fn all(store: &VmStore) -> Result<Vec<VmRecord>> {
+    Ok(store.list()?.into_iter().map(when_run).collect())
+}
+
+/// Runs are not in the database.
+fn when_run(mut record: VmRecord) -> VmRecord {
+    record.last_run_at = record.last_run_at.max(logs::last_run(&record.storage));
+    record
+}
+
+pub(super) fn not_kept(id: &str) -> Error {
     Error::not_found(format!("no volume was kept of vm {id}")).with_remedy("see `vesselrt vm list --kept`")
 }
 

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
+use super::database::{self, failed};
 use super::record::VmRecord;
 use crate::error::{Error, Result};
 use crate::store::dirs;
@@ -37,6 +38,9 @@ pub struct KeptVolume {
     /// When the machine was removed.
     #[serde(with = "time::serde::rfc3339")]
     pub kept_at: OffsetDateTime,
+    /// It is being removed, or that was interrupted: no machine gets it any more.
+    #[serde(default)]
+    pub removing: bool,
 }
 
 /// The database in a state directory.
@@ -54,16 +58,24 @@ impl VmStore {
         self.dir.join(FILE)
     }
 
-    /// The file can be open once only; waits for whoever else has it, which nobody does for long.
+    /// To change it. The file can be open once only; waits for whoever else has it, which nobody does for long.
     fn open<T>(&self, work: impl FnOnce(&Database) -> Result<T>) -> Result<T> {
         let dir = dirs::open_path(&self.dir)?;
         let _lock = lock::wait(dir.as_fd(), LOCK, Mode::Exclusive)?;
-        let path = self.path();
         if !dirs::exists(dir.as_fd(), FILE)? {
             self.make(dir.as_fd())?;
         }
-        let database = Database::open(&path).map_err(|e| failed("open", &path, e))?;
-        work(&database)
+        work(&database::open(&self.path())?)
+    }
+
+    /// To read it, beside others who do; `None` where there is none yet.
+    fn view<T>(&self, work: impl FnOnce(&Database) -> Result<T>) -> Result<Option<T>> {
+        let dir = dirs::open_path(&self.dir)?;
+        let _lock = lock::wait(dir.as_fd(), LOCK, Mode::Shared)?;
+        if !dirs::exists(dir.as_fd(), FILE)? {
+            return Ok(None);
+        }
+        work(&database::read(&self.path())?).map(Some)
     }
 
     /// Whole, or not at all: one whose making was interrupted could not be opened.
@@ -91,7 +103,7 @@ impl VmStore {
     }
 
     fn all<T: DeserializeOwned>(&self, table: TableDefinition<'_, &str, &[u8]>) -> Result<Vec<T>> {
-        self.open(|database| {
+        let found = self.view(|database| {
             let transaction = database.begin_read().map_err(self.failed("read"))?;
             let table = match transaction.open_table(table) {
                 Ok(table) => table,
@@ -105,7 +117,8 @@ impl VmStore {
                 found.push(self.parse(value.value())?);
             }
             Ok(found)
-        })
+        })?;
+        Ok(found.unwrap_or_default())
     }
 
     fn parse<T: DeserializeOwned>(&self, json: &[u8]) -> Result<T> {
@@ -127,14 +140,16 @@ impl VmStore {
         Ok(self.list()?.into_iter().find(|record| record.id == id))
     }
 
-    /// A new machine, which takes over a volume that was kept; false where somebody else has that already.
-    pub(super) fn add(&self, record: &VmRecord, adopted: Option<&KeptVolume>) -> Result<bool> {
+    /// A new machine, which takes over a volume that was kept, unless somebody else has that already.
+    pub(super) fn add(&self, record: &VmRecord, adopted: Option<&KeptVolume>) -> Result<()> {
         self.change(|transaction| {
             if let Some(volume) = adopted {
                 let mut table = transaction.open_table(KEPT).map_err(self.failed("write"))?;
                 let taken = table.remove(volume.id.as_str()).map_err(self.failed("write"))?;
-                if taken.is_none() {
-                    return Ok(false);
+                let taken = taken.map(|value| self.parse::<KeptVolume>(value.value())).transpose()?;
+                if taken.is_none_or(|volume| volume.removing) {
+                    // Without a commit it stays.
+                    return Err(super::service::not_kept(&volume.id));
                 }
             }
             let mut table = transaction.open_table(VMS).map_err(self.failed("write"))?;
@@ -142,37 +157,22 @@ impl VmStore {
             let before = table.insert(record.id.as_str(), json.as_slice()).map_err(self.failed("write"))?;
             match before {
                 Some(_) => Err(Error::internal(format!("there is a machine {} already", record.id))),
-                None => Ok(true),
+                None => Ok(()),
             }
         })
     }
 
     /// Changes a machine and says what it is then; `None` where it is not there any more.
     pub(super) fn update(&self, id: &str, change: impl FnOnce(&mut VmRecord)) -> Result<Option<VmRecord>> {
-        self.change(|transaction| self.update_in(transaction, id, change))
-    }
-
-    /// Changes many, of which some may not be there any more.
-    pub(super) fn update_all(&self, ids: &[String], change: impl Fn(&mut VmRecord)) -> Result<()> {
         self.change(|transaction| {
-            ids.iter().try_for_each(|id| self.update_in(transaction, id, &change).map(drop))
+            let mut table = transaction.open_table(VMS).map_err(self.failed("write"))?;
+            let found = table.get(id).map_err(self.failed("read"))?;
+            let found = found.map(|value| self.parse::<VmRecord>(value.value())).transpose()?;
+            let Some(mut record) = found else { return Ok(None) };
+            change(&mut record);
+            table.insert(id, json(&record)?.as_slice()).map_err(self.failed("write"))?;
+            Ok(Some(record))
         })
-    }
-
-    fn update_in(
-        &self,
-        transaction: &redb::WriteTransaction,
-        id: &str,
-        change: impl FnOnce(&mut VmRecord),
-    ) -> Result<Option<VmRecord>> {
-        let mut table = transaction.open_table(VMS).map_err(self.failed("write"))?;
-        let found = table.get(id).map_err(self.failed("read"))?;
-        let Some(mut record) = found.map(|value| self.parse::<VmRecord>(value.value())).transpose()? else {
-            return Ok(None);
-        };
-        change(&mut record);
-        table.insert(id, json(&record)?.as_slice()).map_err(self.failed("write"))?;
-        Ok(Some(record))
     }
 
     /// Removes a machine; its volume is remembered, if there is one to be.
@@ -195,20 +195,24 @@ impl VmStore {
         Ok(volumes)
     }
 
-    /// Takes a volume that was kept: of two that ask for it one gets it.
-    pub(super) fn take(&self, id: &str) -> Result<Option<KeptVolume>> {
+    /// Marks a volume that was kept as one that is being removed.
+    pub(super) fn condemn(&self, id: &str) -> Result<Option<KeptVolume>> {
         self.change(|transaction| {
             let mut table = transaction.open_table(KEPT).map_err(self.failed("write"))?;
-            let taken = table.remove(id).map_err(self.failed("write"))?;
-            taken.map(|value| self.parse(value.value())).transpose()
+            let found = table.get(id).map_err(self.failed("read"))?;
+            let found = found.map(|value| self.parse::<KeptVolume>(value.value())).transpose()?;
+            let Some(mut volume) = found else { return Ok(None) };
+            volume.removing = true;
+            table.insert(id, json(&volume)?.as_slice()).map_err(self.failed("write"))?;
+            Ok(Some(volume))
         })
     }
 
-    /// Gives back what was taken.
-    pub(super) fn put_back(&self, volume: &KeptVolume) -> Result<()> {
+    /// Forgets a volume that was kept.
+    pub(super) fn forget(&self, id: &str) -> Result<()> {
         self.change(|transaction| {
             let mut table = transaction.open_table(KEPT).map_err(self.failed("write"))?;
-            table.insert(volume.id.as_str(), json(volume)?.as_slice()).map_err(self.failed("write"))?;
+            table.remove(id).map_err(self.failed("write"))?;
             Ok(())
         })
     }
@@ -216,13 +220,4 @@ impl VmStore {
 
 fn json(value: &impl Serialize) -> Result<Vec<u8>> {
     serde_json::to_vec(value).map_err(|e| Error::internal("failed to write JSON").with_source(e))
-}
-
-fn failed(doing: &str, path: &Path, error: impl Into<redb::Error>) -> Error {
-    let message = format!("failed to {doing} the database {}", path.display());
-    match error.into() {
-        redb::Error::Io(e) => Error::io(message, e),
-        e @ redb::Error::Corrupted(_) => Error::integrity(message).with_source(e),
-        e => Error::internal(message).with_source(e),
-    }
 }

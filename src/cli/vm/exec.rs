@@ -1,14 +1,14 @@
 //! `vm exec`.
 #![forbid(unsafe_code)]
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use vesselrt::vm::{RunOptions, RunResult, VmRecord, hello};
+use vesselrt::vm::{RunOptions, RunResult, VmRecord};
 
 use super::log::fields;
 use super::run::{ended, interruptibly};
+use super::script::Script;
 use super::{Session, Targets, must_be_up, seconds};
 use crate::cli::{Failure, Interrupts, Outcome};
 
@@ -22,60 +22,48 @@ Examples:
   vesselrt vm exec --hello --all
   vesselrt vm exec --vm ID1 --vm ID2 --cmd 'uname -a' --timeout 5")]
 pub(super) struct Exec {
-    /// A script for the shell of the image
-    #[arg(
-        long,
-        value_name = "SCRIPT",
-        default_value = "",
-        hide_default_value = true,
-        allow_hyphen_values = true
-    )]
-    cmd: String,
+    #[command(flatten)]
+    script: Script,
     /// Have the language of each machine say hello
     #[arg(long, conflicts_with = "cmd")]
     hello: bool,
-    /// Copy a file to /in first
-    #[arg(long, value_name = "FILE")]
-    file: Option<PathBuf>,
     /// How many seconds it may take
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     timeout: u64,
-    /// Exit as the first command does that fails
-    #[arg(long)]
-    exit_code: bool,
     #[command(flatten)]
     targets: Targets,
 }
 
 pub(super) async fn exec(args: Exec, session: &Session<'_>) -> Outcome<ExitCode> {
-    if args.cmd.is_empty() && !args.hello {
-        return Err(Failure::invalid("--cmd is required").remedy("or --hello"));
+    if !args.hello {
+        args.script.check().map_err(|failure| failure.remedy("or --hello"))?;
     }
     let timeout = seconds(args.timeout)?;
     args.targets.check()?;
     let records = targets(&args.targets, session).await?;
     let mut commands = Vec::with_capacity(records.len());
     for record in &records {
-        let script = if args.hello { hello(&record.language)? } else { args.cmd.as_str() };
-        let mut options = RunOptions::new(&record.id, script).timeout(timeout);
-        options.file.clone_from(&args.file);
-        commands.push((record.clone(), options));
+        let options = match args.hello {
+            true => RunOptions::hello(&record.id, &record.language)?,
+            false => args.script.on(&record.id),
+        };
+        commands.push((record.clone(), args.script.with(options).timeout(timeout).relaunch(false)));
     }
     let mut told =
         Told { records: &records, session, results: Vec::new(), errors: Vec::new(), documents: Vec::new() };
     let runs = session.service.run_many(commands, |place, result| told.hear(place, result));
-    interruptibly(&mut Interrupts::new()?, runs).await?;
+    interruptibly(&mut Interrupts::new()?, async { Ok(runs.await) }).await?;
     let Told { results, errors, documents, .. } = told;
     if session.context.json {
         session.context.print_json(&documents)?;
     }
     let error = (!errors.is_empty()).then(|| errors.join("\n"));
-    ended(error, &results, args.exit_code, session)
+    ended(error, &results, args.script.exit_code, session)
 }
 
 /// Those that are up, each once.
 async fn targets(targets: &Targets, session: &Session<'_>) -> Outcome<Vec<VmRecord>> {
-    let all = session.service.list().await?;
+    let all = session.service.candidates().await?;
     let mut found: Vec<VmRecord> = match targets.all {
         true => all.iter().filter(|record| record.status.is_up()).cloned().collect(),
         false => Vec::new(),

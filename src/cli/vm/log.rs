@@ -104,11 +104,11 @@ impl Log {
             return;
         }
         let line = line(self.format, OffsetDateTime::now_utc(), level, message, fields);
-        let _ = match &self.file {
-            Some(file) => (&*file).write_all(line.as_bytes()),
-            None if level < Level::Error => io::stdout().lock().write_all(line.as_bytes()),
-            None => io::stderr().lock().write_all(line.as_bytes()),
+        let _ = match level < Level::Error {
+            true => io::stdout().lock().write_all(line.as_bytes()),
+            false => io::stderr().lock().write_all(line.as_bytes()),
         };
+        let _ = self.file.as_ref().map(|mut file| file.write_all(line.as_bytes()));
     }
 }
 

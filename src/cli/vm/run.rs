@@ -1,12 +1,12 @@
 //! `vm run`.
 #![forbid(unsafe_code)]
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use vesselrt::vm::{RunOptions, RunResult};
+use vesselrt::vm::RunResult;
 
+use super::script::Script;
 use super::{FAILED, Session, code_of, seconds};
 use crate::cli::{Failure, Interrupts, Outcome};
 
@@ -23,43 +23,27 @@ pub(super) struct Run {
     /// Id of the machine
     #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
     vm: String,
-    /// A script for the shell of the image
-    #[arg(
-        long,
-        value_name = "SCRIPT",
-        default_value = "",
-        hide_default_value = true,
-        allow_hyphen_values = true
-    )]
-    cmd: String,
-    /// Copy a file to /in first
-    #[arg(long, value_name = "FILE")]
-    file: Option<PathBuf>,
+    #[command(flatten)]
+    script: Script,
     /// How many seconds it may take [default: as many as it wants]
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u64>,
-    /// Exit as the command does
-    #[arg(long)]
-    exit_code: bool,
 }
 
 pub(super) async fn run(args: Run, session: &Session<'_>) -> Outcome<ExitCode> {
     if args.vm.is_empty() {
         return Err(Failure::invalid("--vm is required"));
     }
-    if args.cmd.is_empty() {
-        return Err(Failure::invalid("--cmd is required"));
-    }
-    let mut options = RunOptions::new(&args.vm, &args.cmd);
+    args.script.check()?;
+    let mut options = args.script.on(&args.vm);
     options.timeout = args.timeout.map(seconds).transpose()?;
-    options.file = args.file;
     let record = session.service.get(&args.vm).await?;
     let result = interruptibly(&mut Interrupts::new()?, session.service.run(options)).await?;
     let error = session.tell("vm run", &record, &result)?;
     if session.context.json {
         session.context.print_json(&session.json_of(&record, &result)?)?;
     }
-    ended(error, &[result], args.exit_code, session)
+    ended(error, &[result], args.script.exit_code, session)
 }
 
 /// What `work` gives, unless a signal ends us first, which kills what runs.

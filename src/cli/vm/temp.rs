@@ -1,15 +1,14 @@
 //! `vm temp`.
 #![forbid(unsafe_code)]
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use vesselrt::vm::RunOptions;
 
 use super::create::{Machine, created};
 use super::log::fields;
 use super::run::{ended, interruptibly};
+use super::script::Script;
 use super::{Session, seconds};
 use crate::cli::{Failure, Interrupts, Outcome};
 
@@ -27,30 +26,15 @@ pub(super) struct Temp {
     language: String,
     #[command(flatten)]
     machine: Machine,
-    /// A script for the shell of the image
-    #[arg(
-        long,
-        value_name = "SCRIPT",
-        default_value = "",
-        hide_default_value = true,
-        allow_hyphen_values = true
-    )]
-    cmd: String,
-    /// Copy a file to /in first
-    #[arg(long, value_name = "FILE")]
-    file: Option<PathBuf>,
+    #[command(flatten)]
+    script: Script,
     /// How many seconds it may take
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     timeout: u64,
-    /// Exit as the command does
-    #[arg(long)]
-    exit_code: bool,
 }
 
 pub(super) async fn temp(args: Temp, session: &Session<'_>) -> Outcome<ExitCode> {
-    if args.cmd.is_empty() {
-        return Err(Failure::invalid("--cmd is required"));
-    }
+    args.script.check()?;
     let timeout = seconds(args.timeout)?;
     let options = args.machine.options(&args.language)?;
     let service = &session.service;
@@ -62,8 +46,7 @@ pub(super) async fn temp(args: Temp, session: &Session<'_>) -> Outcome<ExitCode>
         line.remove("created_at");
         session.log.info("temporary vm created", line);
     }
-    let mut options = RunOptions::new(&record.id, &args.cmd).timeout(timeout);
-    options.file = args.file;
+    let options = args.script.on(&record.id).timeout(timeout);
     let told = async {
         let result = interruptibly(&mut interrupts, service.run(options)).await?;
         let error = session.tell("temporary vm execution completed", &record, &result)?;
@@ -79,5 +62,5 @@ pub(super) async fn temp(args: Temp, session: &Session<'_>) -> Outcome<ExitCode>
         Some(document) => session.context.print_json(&document)?,
         None => session.log.info("temporary vm cleaned up", fields! {"vm": record.id}),
     }
-    ended(error, &[result], args.exit_code, session)
+    ended(error, &[result], args.script.exit_code, session)
 }
