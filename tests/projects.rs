@@ -4,6 +4,7 @@
 mod archive;
 mod cli;
 mod containers;
+mod killed;
 mod locks;
 mod off;
 

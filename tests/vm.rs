@@ -6,6 +6,7 @@ mod database;
 mod killed;
 mod languages;
 mod processes;
+mod quick;
 mod runs;
 mod volumes;
 

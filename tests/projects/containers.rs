@@ -18,6 +18,8 @@ tests!(
     one_that_runs_is_started_once,
     stop_wants_one_that_is_there_and_remove_does_not,
     stop_gives_what_runs_time_to_end,
+    remove_gives_it_less_and_then_kills_it,
+    commands_begin_where_the_container_says,
     variables_and_image_are_honoured_also_after_a_restart,
     an_exec_starts_one_that_is_stopped_and_makes_one_that_is_not_there,
     the_log_of_the_command_is_both_streams_in_order,
@@ -93,6 +95,40 @@ async fn stop_gives_what_runs_time_to_end(store: &Store) {
     assert_eq!(sh(&registry, "web", "cat saved").await, "saved\n");
     // The shell of the second start waits for nothing.
     registry.delete_project("web").await.unwrap();
+}
+
+async fn remove_gives_it_less_and_then_kills_it(store: &Store) {
+    let registry = registry(store).await;
+    let trap = "trap 'echo saved > /workspace/saved; exit' TERM; while :; do usleep 50000; done";
+    let deaf = "trap '' TERM; echo up; while :; do usleep 50000; done";
+    for (name, script) in [("web", trap), ("deaf", deaf)] {
+        let options = ProjectOptions::new().command(["sh", "-c", script]);
+        registry.create_project_with(name, options).await.unwrap();
+    }
+    let saved = registry.get_project_path("web").unwrap().join("saved");
+    let begun = Instant::now();
+    registry.delete_project("web").await.unwrap();
+    assert_eq!(std::fs::read_to_string(saved).unwrap(), "saved\n");
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    let begun = Instant::now();
+    registry.delete_project("deaf").await.unwrap();
+    let took = begun.elapsed();
+    assert!(Duration::from_secs(5) <= took && took < Duration::from_secs(9), "{took:?}");
+}
+
+async fn commands_begin_where_the_container_says(store: &Store) {
+    let containers = containers(store).await;
+    let config =
+        ContainerConfig::new("web").work_dir("/workspace/app").command(["sh", "-c", "pwd; exec sleep 999"]);
+    containers.start_project(config).await.unwrap();
+    let placed = containers.exec("web", &argv("pwd; echo x > made"), "").await.unwrap();
+    assert_eq!(placed.stdout, "/workspace/app\n");
+    until("its command, too", async || containers.get_logs("web", None).await.unwrap() == "/workspace/app\n")
+        .await;
+    containers.stop_project("web").await.unwrap();
+    let again = containers.exec("web", &argv("pwd; cat made"), "").await.unwrap();
+    assert_eq!(again.stdout, "/workspace/app\nx\n", "also after a restart");
+    containers.remove_project("web").await.unwrap();
 }
 
 async fn variables_and_image_are_honoured_also_after_a_restart(store: &Store) {

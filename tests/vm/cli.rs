@@ -21,6 +21,9 @@ tests!(
     shell_reads_what_it_is_given,
     errors_have_the_original_s_words,
     logs_go_where_they_are_told_to,
+    guest_volumes_are_what_the_environment_says_at_each_start,
+    the_name_of_another_runtime_is_no_error,
+    an_image_that_is_not_here_is_pulled,
 );
 
 const CREATE: [&str; 6] = ["create", "--language", "python", "--image", BASE, "--best-effort"];
@@ -312,4 +315,66 @@ async fn logs_go_where_they_are_told_to(store: &Store) {
     let loud = command(store, &["stop", "--all"]).env("AGENT_LOG_LEVEL", "nonsense").output().unwrap();
     assert!(String::from_utf8(loud.stdout).unwrap().contains("INFO vm stopped"));
     text(store, &["clean", "--all"]);
+}
+
+async fn guest_volumes_are_what_the_environment_says_at_each_start(store: &Store) {
+    store.stocked().await;
+    let file = store.beside("job.sh");
+    std::fs::write(&file, "echo $((6*7)) > /out/answer").unwrap();
+    let volumes = |value: &str, args: &[&str]| {
+        let output = command(store, args).env("AGENT_ENABLE_GUEST_VOLUMES", value).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap(), output.stdout)
+    };
+    for yes in ["1", "t", "TRUE"] {
+        let mut args = CREATE.to_vec();
+        args.push("-q");
+        let id = String::from_utf8(volumes(yes, &args).2).unwrap().trim_end().to_owned();
+        let run = ["run", "--vm", &id, "--cmd", "sh /in/job.sh", "--file", file.to_str().unwrap()];
+        assert_eq!(volumes(yes, &run).0, Some(0));
+        let answer = super::state(store).join("vms").join(&id).join("out/answer");
+        assert_eq!(std::fs::read_to_string(answer).unwrap(), "42\n");
+        // It is asked again whenever a root file system is made.
+        text(store, &["stop", "--vm", &id]);
+        assert_eq!(volumes("0", &["run", "--vm", &id, "--cmd", "[ ! -e /in ]"]).0, Some(0));
+        let (code, told, _) = volumes("yes", &run);
+        assert!(code == Some(1) && told.contains("file staging requires guest volume sharing"), "{told}");
+        text(store, &["clean", "--vm", &id]);
+    }
+}
+
+async fn the_name_of_another_runtime_is_no_error(store: &Store) {
+    store.stocked().await;
+    let by_variable = command(store, &["list", "-v"]).env("AGENT_VM_RUNTIME", "krunvm").output().unwrap();
+    for output in [by_variable, call(store, &["--vm-runtime", "libkrun", "list", "-v"])] {
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success() && told.contains("machines run on vesselrt, not on "), "{told}");
+        assert!(output.stdout.starts_with(b"No VMs found."));
+    }
+    let same = call(store, &["list", "-v", "--vm-runtime=vesselrt", "--log-level=debug"]);
+    assert!(same.status.success() && same.stderr.is_empty(), "{same:?}");
+}
+
+async fn an_image_that_is_not_here_is_pulled(store: &Store) {
+    if !crate::testkit::need(&[crate::testkit::Cap::Registry]) {
+        return;
+    }
+    let registry = crate::testkit::registry::Registry::open(store);
+    let manager = store.stocked().await;
+    let image = registry.reference("tools:1");
+    assert!(store.cli(&["push", BASE, &image]).output().unwrap().status.success());
+    for reference in manager.list_images().await.unwrap().into_iter().filter_map(|image| image.reference) {
+        manager.remove_image(&reference).await.unwrap();
+    }
+    let id = text(store, &["create", "--language", "python", "--image", &image, "--best-effort", "-q"]);
+    let out = text(store, &["run", "--vm", id.trim_end(), "--cmd", "cat /etc/motd"]);
+    assert!(out.contains("the base image"), "{out}");
+    text(store, &["clean", "--all"]);
+    // Projects likewise.
+    manager.remove_image(&image).await.unwrap();
+    let project = ["project", "create", "web", "--image", &image, "--network", "none"];
+    let made = store.cli(&project).output().unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let shown = store.cli(&["project", "exec", "web", "--", "cat", "/etc/motd"]).output().unwrap();
+    assert_eq!(shown.stdout, b"the base image\n");
+    assert!(store.cli(&["project", "rm", "web"]).output().unwrap().status.success());
 }
