@@ -17,6 +17,7 @@ mod database;
 mod language;
 mod launch;
 mod logs;
+mod options;
 mod quick;
 mod record;
 mod run;
@@ -26,8 +27,9 @@ mod state_dir;
 mod store;
 
 pub use language::{default_image, hello};
+pub use options::{VmCreateOptions, VmServiceConfig};
 pub use record::{NetworkPolicy, StorageLayout, VmRecord, VmStatus};
 pub use run::{RunOptions, RunResult};
-pub use service::{VmCreateOptions, VmService, VmServiceConfig};
+pub use service::VmService;
 pub use state_dir::{default_state_dir, guest_volumes_enabled};
 pub use store::KeptVolume;

@@ -344,13 +344,13 @@ async fn guest_volumes_are_what_the_environment_says_at_each_start(store: &Store
 
 async fn the_name_of_another_runtime_is_no_error(store: &Store) {
     store.stocked().await;
-    let by_variable = command(store, &["list"]).env("AGENT_VM_RUNTIME", "krunvm").output().unwrap();
-    for output in [by_variable, call(store, &["--vm-runtime", "libkrun", "list"])] {
+    let by_variable = command(store, &["list", "-v"]).env("AGENT_VM_RUNTIME", "krunvm").output().unwrap();
+    for output in [by_variable, call(store, &["--vm-runtime", "libkrun", "list", "-v"])] {
         let told = String::from_utf8(output.stderr).unwrap();
         assert!(output.status.success() && told.contains("machines run on vesselrt, not on "), "{told}");
         assert!(output.stdout.starts_with(b"No VMs found."));
     }
-    let same = call(store, &["list", "--vm-runtime=vesselrt", "--log-level=debug"]);
+    let same = call(store, &["list", "-v", "--vm-runtime=vesselrt", "--log-level=debug"]);
     assert!(same.status.success() && same.stderr.is_empty(), "{same:?}");
 }
 

@@ -52,7 +52,11 @@ pub(super) async fn exec(args: Exec, session: &Session<'_>) -> Outcome<ExitCode>
     let mut told =
         Told { records: &records, session, results: Vec::new(), errors: Vec::new(), documents: Vec::new() };
     let runs = session.service.run_many(commands, |place, result| told.hear(place, result));
-    interruptibly(&mut Interrupts::new()?, async { Ok(runs.await) }).await?;
+    let all = async {
+        runs.await;
+        Ok(())
+    };
+    interruptibly(&mut Interrupts::new()?, all).await?;
     let Told { results, errors, documents, .. } = told;
     if session.context.json {
         session.context.print_json(&documents)?;
