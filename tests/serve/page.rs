@@ -78,7 +78,7 @@ fn a_person_makes_uses_stops_and_removes_a_ship() {
     browser.value(&format!("location.hash = '#/{id}/log'"));
     browser.value(&format!("location.hash = '#/{id}'"));
     browser.press("Stop");
-    browser.until_it_says("stopped");
+    browser.until("[...document.querySelectorAll('button')].some((one) => one.textContent === 'Start')");
     assert_eq!(bay.listed(&id), Some(0));
     assert_eq!(browser.errors(), Vec::<String>::new());
     browser.value("window.confirm = () => true");

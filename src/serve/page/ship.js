@@ -34,7 +34,7 @@ function overview(id) {
   const place = make("div", {}, what, who);
   let before = null;
   return { place, refresh: async (ship) => {
-    const { sessions } = await get(`ship/${id}/sessions`);
+    const sessions = (await get("sessions")).sessions.filter((one) => one.ship_id === ship.id);
     const now = JSON.stringify([ship.status, ship.ttl, sessions.map((one) => [one.session_id, one.is_active])]);
     if (now === before && place.contains(document.activeElement)) return;
     before = now;
@@ -159,7 +159,8 @@ export function showShip(main, id, first) {
   };
   select(first);
   const refresh = async () => {
-    const ship = await get(`ship/${path}`).catch((error) => { if (error.status === 404) return null; throw error; });
+    // One that was stopped by a request is not told by itself any more, but listed: it can be started or removed.
+    const ship = (await get("ships")).find((one) => one.id === id);
     if (ship) return view.refresh(ship);
     view.close?.();
     place.replaceChildren(empty("There is no such ship", "It was removed, or its time was over long ago."));
