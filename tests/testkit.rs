@@ -28,8 +28,9 @@ pub(crate) use commands::{capture, run_in, sh, sh_ephemeral};
 pub(crate) use image::BASE;
 pub(crate) use store::Store;
 
-/// No test takes as long as this, whatever else the machine does: what does has hung.
-const GUARD: Duration = Duration::from_secs(150);
+/// No test takes as long as this, whatever else the machine does: what does has hung. Those that meet a fault at every step
+/// take a minute by themselves, and three beside compilers and each other.
+const GUARD: Duration = Duration::from_secs(450);
 /// Nothing that is waited for takes as long as this.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
