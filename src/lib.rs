@@ -33,6 +33,8 @@
 
 pub mod blocking;
 mod config;
+#[cfg(any(feature = "serve", feature = "vm"))]
+mod database;
 mod error;
 mod gateway;
 mod history;

@@ -13,7 +13,6 @@
 //! The root file system of a machine is a vessel of the store, by the same id. `stop` deletes it; the next run makes it anew.
 #![forbid(unsafe_code)]
 
-mod database;
 mod language;
 mod launch;
 mod logs;

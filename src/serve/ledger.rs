@@ -136,6 +136,10 @@ fn database(path: &Path) -> Result<Database> {
     let file = options.open(path).map_err(|e| {
         Error::io(format!("failed to open the state of the service in {}", path.display()), e)
     })?;
+    // A new one has no bytes yet.
+    if file.metadata().is_ok_and(|metadata| metadata.len() > 0) {
+        crate::database::check(path, &file)?;
+    }
     match redb::Builder::new().set_cache_size(CACHE).create_file(file) {
         Ok(database) => Ok(database),
         Err(DatabaseError::DatabaseAlreadyOpen) => {

@@ -9,8 +9,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use super::database::{self, failed};
 use super::record::VmRecord;
+use crate::database::{self, failed};
 use crate::error::{Error, Result};
 use crate::store::dirs;
 use crate::store::lock::{self, Mode};

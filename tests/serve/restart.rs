@@ -136,3 +136,22 @@ fn a_damaged_state_is_told_and_stays() {
     assert!(String::from_utf8_lossy(&refused.stdout).contains("integrity_violation"), "{refused:?}");
     assert_eq!(std::fs::read(&state).unwrap(), b"what is this");
 }
+
+#[test]
+fn a_state_that_was_cut_off_is_told_and_stays() {
+    let bay = Bay::start(&[]);
+    let whole = std::fs::read(bay.shell.root().join("serve/bay.redb")).unwrap();
+    bay.end();
+    let shell = Shell::new();
+    let state = shell.root().join("serve/bay.redb");
+    std::fs::create_dir_all(state.parent().unwrap()).unwrap();
+    for len in [1, 300, whole.len() / 2, whole.len() - 1] {
+        std::fs::write(&state, &whole[..len]).unwrap();
+        let refused = shell.store().cli(&["serve", "--json", "--listen", "127.0.0.1:0"]).output().unwrap();
+        assert!(
+            String::from_utf8_lossy(&refused.stdout).contains("integrity_violation"),
+            "{len}: {refused:?}"
+        );
+        assert_eq!(std::fs::read(&state).unwrap().len(), len);
+    }
+}

@@ -1,7 +1,8 @@
-//! How the file of the database is opened: to be changed, or only to be read, which changes and syncs nothing.
+//! How the file of an embedded database is opened: to be changed, or only to be read, which changes and syncs nothing.
 //!
 //! redb trusts what it opens: of a file that was cut off or overwritten it ends the program. So it is looked at before.
 #![forbid(unsafe_code)]
+#![cfg_attr(not(feature = "vm"), allow(dead_code, reason = "the service keeps its database open by itself"))]
 
 use std::fs::File;
 use std::io;
@@ -24,14 +25,14 @@ const REGION: u64 = 1 << 20;
 const HEADER: usize = 32;
 
 /// The database, to be changed.
-pub(super) fn open(path: &Path) -> Result<Database> {
+pub(crate) fn open(path: &Path) -> Result<Database> {
     let file = File::options().read(true).write(true).open(path).map_err(|e| io_failed(path, e))?;
     check(path, &file)?;
     Builder::new().set_cache_size(CACHE).create_file(file).map_err(|e| failed("open", path, e))
 }
 
 /// The database as it is now, to be read.
-pub(super) fn read(path: &Path) -> Result<Database> {
+pub(crate) fn read(path: &Path) -> Result<Database> {
     let file = File::open(path).map_err(|e| io_failed(path, e))?;
     check(path, &file)?;
     let len = file.metadata().map_err(|e| io_failed(path, e))?.len();
@@ -39,7 +40,7 @@ pub(super) fn read(path: &Path) -> Result<Database> {
     Builder::new().set_cache_size(CACHE).create_with_backend(view).map_err(|e| failed("open", path, e))
 }
 
-pub(super) fn failed(doing: &str, path: &Path, error: impl Into<redb::Error>) -> Error {
+pub(crate) fn failed(doing: &str, path: &Path, error: impl Into<redb::Error>) -> Error {
     let message = format!("failed to {doing} the database {}", path.display());
     match error.into() {
         redb::Error::Io(e) if e.kind() != io::ErrorKind::InvalidData => Error::io(message, e),
@@ -55,10 +56,13 @@ fn io_failed(path: &Path, error: io::Error) -> Error {
 }
 
 /// Whether it begins as it should, and has all the pages that it says it has.
-fn check(path: &Path, file: &File) -> Result<()> {
+///
+/// # Errors
+/// [`IntegrityViolation`](crate::ErrorKind::IntegrityViolation) if not.
+pub(crate) fn check(path: &Path, file: &File) -> Result<()> {
     let damaged = || {
         Error::integrity(format!("{} is not a database, or is damaged", path.display()))
-            .with_remedy("put it back from a backup, or move it away: machines are then not listed any more")
+            .with_remedy("put it back from a backup, or move it away: what it lists is forgotten then")
     };
     let mut header = [0; HEADER];
     file.read_exact_at(&mut header, 0).map_err(|_| damaged())?;
