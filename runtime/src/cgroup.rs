@@ -256,13 +256,22 @@ impl Group {
         Ok(())
     }
 
-    /// Descriptors of its `cgroup.procs`: what a process id is written to joins the group.
+    /// Descriptors through which a process without other threads joins it, by writing `0`.
+    ///
+    /// In version 1 that is `tasks`: a thread that moves itself alone waits for nobody. Who writes to `cgroup.procs` waits for an
+    /// RCU grace period, 7 to 20 ms, when nobody has done so for a moment (`cgroup_procs_write_start` of Linux since 5.5).
     ///
     /// # Errors
     /// Those of open(2).
     pub fn entrance(&self) -> Result<Vec<OwnedFd>, CgroupError> {
-        let open = |place: &Place| open(&place.path.join(PROCS), OFlags::WRONLY);
-        self.places.iter().map(open).collect()
+        self.open_each(match self.version {
+            Version::V1 => "tasks",
+            Version::V2 => PROCS,
+        })
+    }
+
+    fn open_each(&self, file: &str) -> Result<Vec<OwnedFd>, CgroupError> {
+        self.places.iter().map(|place| open(&place.path.join(file), OFlags::WRONLY)).collect()
     }
 
     /// A descriptor of the file that counts its processes that were killed for want of memory; see [`oom_kills`].
@@ -283,7 +292,8 @@ impl Group {
     /// # Errors
     /// Those of write(2): `EACCES` for processes of a group that is not this user's.
     pub fn adopt(&self, processes: &[u32]) -> Result<(), CgroupError> {
-        let entrance = self.entrance()?;
+        // Whole processes.
+        let entrance = self.open_each(PROCS)?;
         for process in processes {
             enter(&entrance, &process.to_string()).map_err(io_error(format!("move process {process}")))?;
         }
@@ -347,7 +357,7 @@ impl Group {
     }
 }
 
-/// Writes a process id to every `cgroup.procs`; `0` is the caller itself. A process that has ended (`ESRCH`) does not mind.
+/// Writes a process id to every file of a group; `0` is the caller itself. A process that has ended (`ESRCH`) does not mind.
 ///
 /// # Errors
 /// Those of write(2).

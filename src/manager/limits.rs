@@ -76,7 +76,7 @@ impl Enforcement {
 /// What a shim gets of the group of its vessel.
 #[derive(Debug, Default)]
 pub(crate) struct Entrance {
-    /// So many `cgroup.procs`, and then the counter, if there is one.
+    /// So many entrances, and then the counter, if there is one.
     pub(crate) fds: Vec<OwnedFd>,
     pub(crate) groups: u32,
 }

@@ -29,7 +29,7 @@ const OURS: u64 = 12;
 #[derive(Debug)]
 pub(super) struct Limiter {
     limits: Limits,
-    /// `cgroup.procs` of the vessel's control group, if it has one.
+    /// Entrances of the vessel's control group, if it has one ([`cgroup::Group::entrance`]).
     groups: Vec<OwnedFd>,
     counter: Option<Rc<OwnedFd>>,
     watched: BTreeMap<u64, Watched>,
@@ -46,7 +46,7 @@ pub(super) struct Watched {
 }
 
 impl Limiter {
-    /// `fds` are `groups` of `cgroup.procs` and then the counter, if there is one.
+    /// `fds` are `groups` entrances and then the counter, if there is one.
     pub(super) fn new(limits: Limits, fds: Vec<OwnedFd>, groups: u32) -> Result<Self, Fault> {
         let mut limiter = Self {
             limits: Limits::default(),

@@ -52,7 +52,7 @@ pub struct ShimConfig {
     pub hostname: String,
     /// What its commands may use of the host.
     pub settings: Settings,
-    /// How many `cgroup.procs` come with it.
+    /// How many entrances of groups come with it.
     pub groups: u32,
     /// It was never started before: what cannot be mounted is told now. Later, commands are refused until it can be.
     pub is_new: bool,
@@ -74,7 +74,7 @@ pub enum Origin {
 /// What a command gets besides the limits of its vessel.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Confinement {
-    /// How many `cgroup.procs` come after the standard streams: the command joins those groups.
+    /// How many entrances of groups come after the standard streams: the command joins those groups.
     pub groups: u32,
     /// After those comes the file that counts processes killed for want of memory.
     pub counter: bool,
@@ -228,13 +228,13 @@ pub enum Request {
     /// [`Request::Exec`] of a client that does not ask whether the command runs yet: only [`Reply::Exited`] comes. Without
     /// descriptors all three streams are `/dev/null`.
     Run(Box<ExecRequest>),
-    /// Other limits from now on. With it may come the group of the vessel: so many `cgroup.procs`, and the file that
+    /// Other limits from now on. With it may come the group of the vessel: so many entrances, and the file that
     /// counts processes killed for want of memory, if it has one; without, it stays in the group that it is in.
     /// Reply: [`Reply::Done`].
     Limit {
         /// The limits.
         limits: Box<Limits>,
-        /// How many `cgroup.procs` come with it.
+        /// How many entrances of groups come with it.
         groups: u32,
     },
     /// Starts a command that belongs to nobody, with pipes of the shim's as its streams: what it writes is logged
