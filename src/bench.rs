@@ -274,6 +274,7 @@ fn lanes(benchmark: Benchmark, lab: &Shared) -> Outcome<Vec<Lane>> {
         Benchmark::Exec => vec![
             Lane::library(LIBRARY, commands::Library::new(lab, false)),
             Lane::library(PIPED, commands::Library::new(lab, true)),
+            Lane::library("vesselrt, 8 vessels, 10 each", commands::AtOnce::new(lab)),
             Lane::command(
                 "vesselrt exec (started)",
                 commands::Command::new(lab, commands::Verb::ExecStarted),

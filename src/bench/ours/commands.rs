@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use async_trait::async_trait;
+use tokio::task::JoinSet;
 use vesselrt::Vessel;
 
 use super::super::lab::{IMAGE, Shared};
@@ -45,6 +46,59 @@ impl Entrant for Library {
 
     async fn end(&mut self) {
         if let Some(vessel) = self.vessel.take() {
+            let _ = self.lab.discard(&vessel).await;
+        }
+    }
+}
+
+/// Vessels in which commands run at the same time, and how many in each, one after the other.
+const VESSELS: usize = 8;
+const EACH: usize = 10;
+
+/// `Vessel::exec` in vessels that stay open, in all of them at once.
+pub(crate) struct AtOnce {
+    lab: Shared,
+    vessels: Vec<Vessel>,
+}
+
+impl AtOnce {
+    pub(crate) fn new(lab: &Shared) -> Self {
+        Self { lab: Shared::clone(lab), vessels: Vec::new() }
+    }
+
+    async fn run(&mut self) -> Outcome {
+        let mut running = JoinSet::new();
+        for vessel in self.vessels.drain(..) {
+            let commands: Vec<_> = (0..EACH).map(|_| self.lab.nothing()).collect();
+            running.spawn(async move {
+                for options in commands {
+                    let done = vessel.exec(options).await?;
+                    if !done.success() {
+                        return Err(Failure::conflict(format!("true ended with {}", done.exit_code)));
+                    }
+                }
+                Ok(vessel)
+            });
+        }
+        for ended in running.join_all().await {
+            self.vessels.push(ended?);
+        }
+        Ok(())
+    }
+}
+
+#[async_trait(?Send)]
+impl Entrant for AtOnce {
+    async fn round(&mut self, clock: &mut Clock) -> Outcome<Option<u64>> {
+        while self.vessels.len() < VESSELS {
+            self.vessels.push(self.lab.vessel().await?);
+        }
+        clock.time(self.run()).await?;
+        Ok(None)
+    }
+
+    async fn end(&mut self) {
+        for vessel in self.vessels.drain(..) {
             let _ = self.lab.discard(&vessel).await;
         }
     }
