@@ -18,6 +18,9 @@ async fn a_run_in_one_process_does_not_hold_up_another(store: &Store) {
     let mut long =
         command(store, &["run", "--vm", &id, "--cmd", "touch /up; sleep 8; echo done"]).spawn().unwrap();
     wait_until("it runs", || text(store, &["list"]).contains("running"));
+    // It is said to run from when it is about to.
+    let look = || command(store, &["run", "--vm", &id, "--cmd", "cat /up", "--exit-code"]).output().unwrap();
+    wait_until("its first command is done", || look().status.success());
     for args in [&["list"][..], &["run", "--vm", &id, "--cmd", "cat /up", "--exit-code"], &["list", "--all"]]
     {
         let begun = Instant::now();
