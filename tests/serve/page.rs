@@ -80,6 +80,14 @@ fn a_person_makes_uses_stops_and_removes_a_ship() {
     browser.press("Stop");
     browser.until("[...document.querySelectorAll('button')].some((one) => one.textContent === 'Start')");
     assert_eq!(bay.listed(&id), Some(0));
+    for (tab, purpose) in
+        [("snapshots", "see its snapshots"), ("changes", "see what changed"), ("terminal", "open a terminal")]
+    {
+        browser.value(&format!("location.hash = '#/{id}/{tab}'"));
+        browser.until_it_says(&format!("Start it to {purpose}"));
+        assert_eq!(browser.value("document.getElementById('trouble').hidden"), true);
+    }
+    browser.value(&format!("location.hash = '#/{id}'"));
     assert_eq!(browser.errors(), Vec::<String>::new());
     browser.value("window.confirm = () => true");
     browser.press("Remove with all data");

@@ -139,6 +139,8 @@ async function refresh() {
 
 async function route() {
   if (!token.get()) return askForToken();
+  // What went wrong elsewhere is not said of what is shown now.
+  if (!trouble.dataset.lost) trouble.hidden = true;
   const [ship, tab] = location.hash.replace(/^#\/?/, "").split("/").map(decodeURIComponent);
   if (!ship) showList();
   else if (shown.key === `ship ${ship}` && shown.select) shown.select(tab || "overview");

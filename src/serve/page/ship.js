@@ -7,6 +7,8 @@ import { openTerminal } from "./terminal.js";
 
 const TABS = { overview: "Overview", terminal: "Terminal", log: "Log", snapshots: "Snapshots", changes: "Changes" };
 
+const notRunning = (purpose) => empty("The ship is not running", `Start it to ${purpose}.`);
+
 function facts(ship) {
   const rows = [
     ["State", state(ship)],
@@ -68,11 +70,12 @@ function terminal(id) {
   let before = null;
   return { place, close: () => open?.close(), refresh: async (ship) => {
     if (open) return;
-    const active = (await get(`ship/${id}/sessions`)).sessions.filter((one) => one.is_active);
+    const up = ship.status === 1;
+    const active = up ? (await get(`ship/${id}/sessions`)).sessions.filter((one) => one.is_active) : [];
     const now = JSON.stringify([ship.status, active.map((one) => one.session_id)]);
     if (now === before) return;
     before = now;
-    if (ship.status !== 1) place.replaceChildren(empty("The ship is not running", "Start it to open a terminal."));
+    if (!up) place.replaceChildren(notRunning("open a terminal"));
     else if (active.length === 0) place.replaceChildren(empty("No sessions", "A terminal belongs to a session, and nobody is aboard."));
     else offer(active);
   } };
@@ -99,7 +102,8 @@ function snapshots(id) {
     event.preventDefault();
     act(async () => { await call("POST", `ship/${id}/snapshots`, { message: message.value }); message.value = ""; })();
   } }, message, make("button", { class: "main" }, "Take a snapshot"));
-  const place = make("section", {}, make("div", { class: "row apart" }, make("h3", {}, "Snapshots"), form), list);
+  const head = make("div", { class: "row apart" }, make("h3", {}, "Snapshots"), form);
+  const place = make("section", {}, head, list);
   const actions = (one, ship) => [
     button("Restore", act(() => confirm("Go back to this snapshot? What was changed since is gone.") ? call("POST", `ship/${id}/snapshots/${one.id}/restore`) : null)),
     button("Fork", act(async () => {
@@ -109,10 +113,12 @@ function snapshots(id) {
   ];
   let before = null;
   return { place, refresh: async (ship) => {
-    const { snapshots: all } = await get(`ship/${id}/snapshots`);
+    const all = ship.status === 1 ? (await get(`ship/${id}/snapshots`)).snapshots : null;
     const now = JSON.stringify(all);
     if (now === before) return;
     before = now;
+    head.hidden = all === null;
+    if (all === null) return list.replaceChildren(notRunning("see its snapshots"));
     const rows = all.map((one) => [make("code", {}, one.id), one.message || "–", time(one.created_at), size(one.size), actions(one, ship)]);
     list.replaceChildren(all.length ? table(["Snapshot", "Message", "Taken", "Size", ""], rows) : empty("No snapshots", "A snapshot keeps what the ship is now. It takes a few milliseconds."));
   } };
@@ -132,7 +138,11 @@ function changes(id) {
       rows.length ? make("table", {}, make("tbody", {}, rows)) : empty("No changes", "Nothing was changed."), ...(more ? [more] : []));
   };
   let drawn = false;
-  return { place, refresh: async () => {
+  return { place, refresh: async (ship) => {
+    if (ship.status !== 1) {
+      drawn = false;
+      return place.replaceChildren(notRunning("see what changed"));
+    }
     if (drawn) return;
     drawn = true;
     await draw();
