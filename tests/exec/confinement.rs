@@ -182,8 +182,11 @@ async fn there_is_a_loopback_interface_and_no_other(store: &Store) {
 async fn two_commands_talk_over_the_loopback_interface(store: &Store) {
     let (_manager, vessel) = store.vessel().await;
     let server = vessel.clone();
-    let serving = tokio::spawn(async move { sh(&server, "nc -l -p 4242 < /dev/null").await });
-    let client = "until echo hello | nc -w 1 127.0.0.1 4242 2>/dev/null; do usleep 20000; done";
+    // A connection that takes too long is given up by either of them.
+    let serve = "until grep -qs hello got; do nc -l -p 4242 < /dev/null > got; done; cat got";
+    let serving = tokio::spawn(async move { sh(&server, serve).await });
+    let client =
+        "until grep -qs hello got; do echo hello | nc -w 2 127.0.0.1 4242 2>/dev/null; usleep 20000; done";
     within(PATIENCE, "the client", sh(&vessel, client)).await;
     assert_eq!(within(PATIENCE, "the server", serving).await.unwrap(), "hello\n");
     vessel.close().await.unwrap();
