@@ -2,7 +2,6 @@
 #![forbid(unsafe_code)]
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -54,17 +53,13 @@ pub(super) async fn run(
 
 fn begin(service: &VmService, record: &VmRecord, argv: [String; 3]) -> Result<Option<Begun>> {
     let at = Instant::now();
-    let ((stdout, out), (stderr, err)) = (pipe()?, pipe()?);
+    let ((stdout, out), (stderr, err)) = (pump::output_pipe()?, pump::output_pipe()?);
     let options = ExecOptions::new(argv).user("0").persist_result(true).stdout_fd(out).stderr_fd(err);
     let (root, idle) = (&service.inner.manager.config().root, service.inner.config.idle);
     let Some(command) = quick::exec(root, &record.id, options, idle)? else { return Ok(None) };
     // While it begins.
     let logs = RunLogs::begin(&record.storage)?;
     Ok(Some(Begun { at, command, stdout, stderr, logs }))
-}
-
-fn pipe() -> Result<(Receiver, OwnedFd)> {
-    pump::output_pipe()
 }
 
 async fn finish(begun: Begun, timeout: Option<Duration>) -> Result<Option<RunResult>> {
@@ -77,14 +72,13 @@ async fn finish(begun: Begun, timeout: Option<Duration>) -> Result<Option<RunRes
         end.send_replace(true);
         ended
     };
-    let copied = [pump::drain(stdout, out, over.clone()), pump::drain(stderr, err, over)];
-    let [first, second] = copied;
-    let (ended, first, second) = tokio::join!(waited, first, second);
+    let (out, err) = (pump::drain(stdout, out, over.clone()), pump::drain(stderr, err, over));
+    let (ended, out, err) = tokio::join!(waited, out, err);
     let ended = match ended {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
         ended => ended?,
     };
-    if let (true, Err(e)) = (ended.success(), first.and(second)) {
+    if let (true, Err(e)) = (ended.success(), out.and(err)) {
         return Err(Error::io("failed to copy a stream of the command", e));
     }
     Ok(Some(RunResult {
